@@ -1,0 +1,185 @@
+// Package backend is what a model needs of a machine: memory for weights,
+// activations and the paged KV cache, and a handful of fused kernels.
+//
+// A backend sees rows and block tables, never a policy and never a model. Every
+// kernel is row-wise: what it writes for a row depends on that row (and, for
+// attention, on the keys its block table names), not on its neighbours, on how
+// many rows there are, or on who computes them. That is what makes answers
+// independent of batching; backend/backendtest holds every backend to it and
+// backend/ref is the scalar oracle that says what each kernel means.
+//
+// Kernels report misuse (shapes that do not fit) by panicking: shapes are
+// checked once, when a model is loaded. What can fail at run time, allocation,
+// returns an error.
+package backend
+
+import (
+	"fmt"
+
+	"sestina/batch"
+	"sestina/tensor"
+)
+
+// Backend is one device (or the CPU's worker team) with its kernels. Methods
+// are called from one goroutine, the step goroutine.
+type Backend interface {
+	Name() string     // "cpu", "ref", "cuda"
+	Describe() string // one line for people: instruction set, threads
+
+	NewMatrix(src Source) (Matrix, error)
+	NewVector(values []float32) (Vector, error)
+	NewRows(n, width int) (Rows, error)
+	NewCache(spec CacheSpec) (Cache, error)
+
+	// Embed writes row i of dst = row ids[i] of table × scale.
+	Embed(dst Rows, table Matrix, ids []int32, scale float32)
+	// Linear writes dst = epilogue(W·norm(x) + bias), row by row.
+	Linear(dst, x Rows, op *Linear)
+	// Attend rotates q and k, stores k and v through the slot mapping and writes
+	// each row's attention over its sequence's keys [.., position].
+	// qkv is [rows, (Heads+2·KVHeads)·HeadDim] (q heads, k heads, v heads); dst is [rows, Heads·HeadDim].
+	Attend(dst, qkv Rows, in *batch.Input, kv Cache, op *Attention)
+	// Gather writes row i of dst = row rows[i] of src.
+	Gather(dst, src Rows, rows []int32)
+	// CopyBlocks copies whole physical blocks in every layer (copy-on-write).
+	CopyBlocks(kv Cache, copies []batch.BlockCopy)
+
+	Close() error
+}
+
+// Source is a weight matrix in a checkpoint, [Rows, Cols] row-major in the
+// file's format. Read fills dst with the raw bytes of rows [row0, row0+n).
+type Source struct {
+	Name       string
+	DType      tensor.DType
+	Rows, Cols int
+	Read       func(dst []byte, row0, n int) error
+}
+
+// RowBytes is the size of one row in the file's format.
+func (s Source) RowBytes() (int, error) {
+	n, err := s.DType.Bytes(tensor.Shape{1, s.Cols})
+	if err != nil {
+		return 0, fmt.Errorf("tensor %q: %w", s.Name, err)
+	}
+	return int(n), nil
+}
+
+// Matrix is a weight matrix as the backend keeps it.
+type Matrix interface {
+	Shape() (rows, cols int)
+	DType() tensor.DType
+	Bytes() uint64 // resident bytes
+}
+
+// Vector is a small float32 parameter: a norm's weight or a bias.
+type Vector struct {
+	Host   []float32 // nil where the data lives on a device
+	Device uintptr
+}
+
+// Rows is a float32 activation matrix [N, Width], row-major with a stride of Width.
+type Rows struct {
+	N, Width int
+	Host     []float32 // nil where the data lives on a device
+	Device   uintptr
+}
+
+// Row is row i; only for backends whose activations are in host memory.
+func (r Rows) Row(i int) []float32 { return r.Host[i*r.Width : (i+1)*r.Width : (i+1)*r.Width] }
+
+// First is the first n rows.
+func (r Rows) First(n int) Rows {
+	if n > r.N {
+		panic(fmt.Sprintf("backend: %d rows asked of %d", n, r.N))
+	}
+	r.N = n
+	if r.Host != nil {
+		r.Host = r.Host[:n*r.Width]
+	}
+	return r
+}
+
+// Norm is an RMSNorm over a row (or a head): x·w/√(mean x² + Eps).
+type Norm struct {
+	Weight Vector
+	Eps    float32
+}
+
+// Epilogue says what Linear does with W·x + bias.
+type Epilogue uint8
+
+const (
+	Store  Epilogue = iota // dst = y, several matrices side by side
+	Add                    // dst += y (residual)
+	SwiGLU                 // dst = SiLU(y0)·y1 of two matrices of one shape
+)
+
+// Linear is one matmul with what surrounds it: an optional RMSNorm of the
+// input, one or more matrices that share that input, optional biases.
+type Linear struct {
+	Norm     *Norm // nil: x as it is
+	W        []Matrix
+	Bias     []Vector // nil, or one per matrix (a zero Vector for none)
+	Epilogue Epilogue
+}
+
+// Rotary is the step's rotation angles: Cos and Sin are [rows, Dim/2].
+type Rotary struct {
+	Dim         int  // rotated width of a head, the first Dim dimensions; even
+	Interleaved bool // pairs (2k, 2k+1) instead of (k, k+Dim/2)
+	Cos, Sin    Rows
+}
+
+// Attention is one layer's attention. Query head h reads KV head
+// h / (Heads/KVHeads): grouped-query attention is this pair of numbers.
+type Attention struct {
+	Layer                   int
+	Heads, KVHeads, HeadDim int
+	Scale                   float32
+	Window                  int     // key j visible iff pos-Window < j ≤ pos; 0 = all
+	QNorm, KNorm            *Norm   // per head, before the rotation; nil = none
+	Rotary                  *Rotary // nil = no rotation (NoPE)
+}
+
+// CacheSpec is the shape of a paged KV pool.
+type CacheSpec struct {
+	Layers    []CacheLayer
+	Blocks    int // physical blocks
+	BlockSize int // tokens per block, ≥ 1
+	DType     tensor.DType
+}
+
+// CacheLayer is what one layer keeps per token: K and V of KVHeads × HeadDim each.
+type CacheLayer struct{ KVHeads, HeadDim int }
+
+// Cache is a paged KV pool in the backend's memory.
+type Cache interface {
+	Spec() CacheSpec
+	Bytes() uint64
+	Close() error
+}
+
+// TokenBytes is the K and V bytes of one token over all layers, before padding.
+func (s CacheSpec) TokenBytes() uint64 {
+	var n uint64
+	for _, l := range s.Layers {
+		n += 2 * uint64(l.KVHeads) * uint64(l.HeadDim)
+	}
+	return n * uint64(s.DType.BlockBytes()) / uint64(s.DType.BlockSize())
+}
+
+// ActivationDType chooses the arithmetic of Linear on integer weight formats.
+type ActivationDType uint8
+
+const (
+	ActivationsAuto ActivationDType = iota // int8 per 32 for integer formats, f32 for the others
+	ActivationsF32                         // float32 for every format
+)
+
+// Options configure a backend.
+type Options struct {
+	Threads     int    // 0: as many as the machine has free cores
+	ISA         string // "" = best; see the backend
+	Activations ActivationDType
+}

@@ -1,0 +1,200 @@
+// Package ref is the scalar backend: the documentation of every kernel and the
+// oracle that the fast ones are compared with, bit by bit. It favours being
+// obvious over being quick; a tiny model is what it is for.
+//
+// The order of every sum is the numerics contract's (package internal/f32 and
+// ARCHITECTURE.md): k ascending in one accumulator per output, vectors in 16
+// lanes and a fixed tree, attention in tiles of 16 and partitions of 256
+// absolute positions. attention.go also holds the textbook form, the full
+// softmax over all scores, which tests compare by tolerance.
+package ref
+
+import (
+	"fmt"
+
+	"sestina/backend"
+	"sestina/batch"
+	"sestina/internal/f32"
+	"sestina/tensor"
+)
+
+// Backend is the scalar oracle.
+type Backend struct{ opt backend.Options }
+
+// New returns the scalar backend. Threads and ISA are ignored.
+func New(opt backend.Options) *Backend { return &Backend{opt} }
+
+func (b *Backend) Name() string     { return "ref" }
+func (b *Backend) Describe() string { return "ref: scalar Go, one thread, slow on purpose" }
+func (b *Backend) Close() error     { return nil }
+
+func (b *Backend) NewVector(v []float32) (backend.Vector, error) {
+	return backend.Vector{Host: append([]float32(nil), v...)}, nil
+}
+
+func (b *Backend) NewRows(n, width int) (backend.Rows, error) {
+	return backend.Rows{N: n, Width: width, Host: make([]float32, n*width)}, nil
+}
+
+// matrix keeps every weight twice: as the decoder's float32 value and, for the
+// integer formats, as the exact integers and scales of its 32-blocks.
+type matrix struct {
+	src    backend.Source
+	values []float32 // [rows][cols]
+	blocks []block   // [rows][cols/32]; nil for float formats
+}
+
+func (m *matrix) Shape() (int, int)   { return m.src.Rows, m.src.Cols }
+func (m *matrix) DType() tensor.DType { return m.src.DType }
+func (m *matrix) Bytes() uint64       { return uint64(len(m.values)) * 4 }
+
+func (b *Backend) NewMatrix(src backend.Source) (backend.Matrix, error) {
+	rowBytes, err := src.RowBytes()
+	if err != nil {
+		return nil, err
+	}
+	m := &matrix{src: src, values: make([]float32, src.Rows*src.Cols)}
+	raw := make([]byte, rowBytes)
+	for r := range src.Rows {
+		if err := src.Read(raw, r, 1); err != nil {
+			return nil, err
+		}
+		if err := tensor.Decode(src.DType, m.values[r*src.Cols:(r+1)*src.Cols], raw); err != nil {
+			return nil, fmt.Errorf("tensor %q: %w", src.Name, err)
+		}
+		if b.opt.Activations == backend.ActivationsAuto && HasIntegerPath(src.DType) {
+			m.blocks = appendBlocks(m.blocks, src.DType, raw)
+		}
+	}
+	return m, nil
+}
+
+// Embed copies and scales table rows.
+func (b *Backend) Embed(dst backend.Rows, table backend.Matrix, ids []int32, scale float32) {
+	m := table.(*matrix)
+	for i, id := range ids {
+		row := m.values[int(id)*m.src.Cols:][:m.src.Cols]
+		for k, v := range row {
+			dst.Row(i)[k] = float32(v * scale)
+		}
+	}
+}
+
+// Linear is the matmul with its norm, bias and epilogue.
+func (b *Backend) Linear(dst, x backend.Rows, op *backend.Linear) {
+	for i := range x.N {
+		in := x.Row(i)
+		if op.Norm != nil {
+			in = RMSNorm(in, op.Norm.Weight.Host, op.Norm.Eps)
+		}
+		var y []float32
+		for j, w := range op.W {
+			col := len(y)
+			y = append(y, w.(*matrix).mul(in)...)
+			if op.Bias != nil && op.Bias[j].Host != nil {
+				for k, v := range op.Bias[j].Host {
+					y[col+k] += v
+				}
+			}
+		}
+		out := dst.Row(i)
+		switch op.Epilogue {
+		case backend.Store:
+			copy(out, y)
+		case backend.Add:
+			for k, v := range y {
+				out[k] += v
+			}
+		case backend.SwiGLU:
+			for k := range out {
+				out[k] = float32(f32.SiLU(y[k]) * y[len(out)+k])
+			}
+		}
+	}
+}
+
+// mul is W·x in the matrix's arithmetic: int8 activations for integer formats
+// (unless f32 was asked for), else float32.
+func (m *matrix) mul(x []float32) []float32 {
+	y := make([]float32, m.src.Rows)
+	if m.blocks == nil {
+		for r := range y {
+			w := m.values[r*m.src.Cols:][:m.src.Cols]
+			for k, v := range x {
+				y[r] = f32.FMA(w[k], v, y[r])
+			}
+		}
+		return y
+	}
+	act := Quantize(x)
+	for r := range y {
+		w := m.blocks[r*len(act):][:len(act)]
+		for i := range act {
+			y[r] = w[i].mulAdd(&act[i], y[r])
+		}
+	}
+	return y
+}
+
+// RMSNorm returns x·w/√(mean x² + eps).
+func RMSNorm(x, w []float32, eps float32) []float32 {
+	mean := f32.SumSquares(x) / float32(len(x))
+	r := 1 / f32.Sqrt(float32(mean+eps))
+	y := make([]float32, len(x))
+	for i, v := range x {
+		y[i] = float32(float32(v*r) * w[i])
+	}
+	return y
+}
+
+// Gather copies rows.
+func (b *Backend) Gather(dst, src backend.Rows, rows []int32) {
+	for i, r := range rows {
+		copy(dst.Row(i), src.Row(int(r)))
+	}
+}
+
+var _ backend.Backend = (*Backend)(nil)
+
+// cache stores every K and V value rounded to the pool's dtype, as float32:
+// [layer][slot][K heads then V heads][dim].
+type cache struct {
+	spec backend.CacheSpec
+	kv   [][]float32
+}
+
+func (c *cache) Spec() backend.CacheSpec { return c.spec }
+func (c *cache) Bytes() uint64 {
+	return c.spec.TokenBytes() * uint64(c.spec.Blocks) * uint64(c.spec.BlockSize)
+}
+func (c *cache) Close() error { return nil }
+
+func (b *Backend) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
+	switch spec.DType {
+	case tensor.F32, tensor.F16, tensor.BF16:
+	default:
+		return nil, fmt.Errorf("KV cache dtype %v is not built: use f32, f16 or bf16", spec.DType)
+	}
+	c := &cache{spec: spec}
+	for _, l := range spec.Layers {
+		c.kv = append(c.kv, make([]float32, spec.Blocks*spec.BlockSize*2*l.KVHeads*l.HeadDim))
+	}
+	return c, nil
+}
+
+// head returns the values of K (which = 0) or V (1) of one head in one slot.
+func (c *cache) head(layer, slot, which, head int) []float32 {
+	l := c.spec.Layers[layer]
+	return c.kv[layer][((slot*2+which)*l.KVHeads+head)*l.HeadDim:][:l.HeadDim]
+}
+
+// CopyBlocks copies blocks in every layer.
+func (b *Backend) CopyBlocks(kv backend.Cache, copies []batch.BlockCopy) {
+	c := kv.(*cache)
+	for layer, l := range c.spec.Layers {
+		n := c.spec.BlockSize * 2 * l.KVHeads * l.HeadDim
+		for _, cp := range copies {
+			copy(c.kv[layer][int(cp.Dst)*n:][:n], c.kv[layer][int(cp.Src)*n:])
+		}
+	}
+}
