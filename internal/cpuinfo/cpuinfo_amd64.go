@@ -1,0 +1,37 @@
+//go:build !purego
+
+package cpuinfo
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/cpu"
+)
+
+func init() {
+	x := &cpu.X86 // HasAVX2 and HasAVX512F include the operating system's consent (XGETBV)
+	AVX2 = x.HasAVX2 && x.HasFMA && x.HasF16C
+	AVXVNNI = AVX2 && x.HasAVXVNNI
+	AVX512 = AVX2 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL
+	AVX512VNNI = AVX512 && x.HasAVX512VNNI
+	AVX512BF16 = AVX512 && x.HasAVX512BF16
+}
+
+// cpuid executes CPUID with the given leaf and sub-leaf 0.
+func cpuid(leaf uint32) (eax, ebx, ecx, edx uint32)
+
+// brand reads the 48 bytes of leaves 0x80000002 to 0x80000004.
+func brand() string {
+	const first, last = 0x80000002, 0x80000004
+	if highest, _, _, _ := cpuid(0x80000000); highest < last {
+		return ""
+	}
+	var text []byte
+	for leaf := uint32(first); leaf <= last; leaf++ {
+		a, b, c, d := cpuid(leaf)
+		for _, r := range []uint32{a, b, c, d} {
+			text = binary.LittleEndian.AppendUint32(text, r)
+		}
+	}
+	return string(text)
+}
