@@ -1,0 +1,169 @@
+package decoder
+
+import (
+	"fmt"
+	"strings"
+
+	"sestina/backend"
+	"sestina/checkpoint"
+	"sestina/tensor"
+)
+
+// names spells the tensors of one dialect. Layer names are formats with the layer's index.
+type names struct {
+	embed, norm, head       string
+	attnNorm, q, k, v, out  string
+	qNorm, kNorm            string
+	ffnNorm, gate, up, down string
+	ropeFreqs               string
+	ignored                 []string // suffixes of tensors that carry nothing a forward pass needs
+}
+
+var hfNames = names{
+	embed: "model.embed_tokens", norm: "model.norm", head: "lm_head",
+	attnNorm: "model.layers.%d.input_layernorm",
+	q:        "model.layers.%d.self_attn.q_proj", k: "model.layers.%d.self_attn.k_proj",
+	v: "model.layers.%d.self_attn.v_proj", out: "model.layers.%d.self_attn.o_proj",
+	qNorm: "model.layers.%d.self_attn.q_norm", kNorm: "model.layers.%d.self_attn.k_norm",
+	ffnNorm: "model.layers.%d.post_attention_layernorm",
+	gate:    "model.layers.%d.mlp.gate_proj", up: "model.layers.%d.mlp.up_proj", down: "model.layers.%d.mlp.down_proj",
+	ignored: []string{".rotary_emb.inv_freq"},
+}
+
+var ggufNames = names{
+	embed: "token_embd", norm: "output_norm", head: "output",
+	attnNorm: "blk.%d.attn_norm",
+	q:        "blk.%d.attn_q", k: "blk.%d.attn_k", v: "blk.%d.attn_v", out: "blk.%d.attn_output",
+	qNorm: "blk.%d.attn_q_norm", kNorm: "blk.%d.attn_k_norm",
+	ffnNorm: "blk.%d.ffn_norm",
+	gate:    "blk.%d.ffn_gate", up: "blk.%d.ffn_up", down: "blk.%d.ffn_down",
+	ropeFreqs: "rope_freqs.weight",
+	ignored:   []string{".rope_freqs.weight", ".attn_rot_embd"},
+}
+
+// weights reads tensors by name, checks their shapes, remembers which were
+// used and keeps the first error.
+type weights struct {
+	c        *checkpoint.Checkpoint
+	b        backend.Backend
+	progress func(uint64)
+	used     map[string]bool
+	read     uint64 // tensor bytes so far
+	resident uint64 // bytes the backend keeps
+	err      error
+}
+
+func (w *weights) fail(format string, args ...any) {
+	if w.err == nil {
+		w.err = fmt.Errorf(format, args...)
+	}
+}
+
+// lookup finds a tensor and marks it used; a missing one is an error when required.
+func (w *weights) lookup(name string, required bool, shape ...int) (checkpoint.Info, bool) {
+	info, ok := w.c.Lookup(name)
+	if !ok {
+		if required {
+			w.fail("tensor %q %v is missing", name, shape)
+		}
+		return info, false
+	}
+	w.used[name] = true
+	if !info.Shape.Equal(shape) {
+		w.fail("tensor %q is %v, the config says %v", name, info.Shape, shape)
+		return info, false
+	}
+	return info, w.err == nil
+}
+
+func (w *weights) done(info checkpoint.Info) {
+	w.read += info.Bytes
+	if w.progress != nil {
+		w.progress(w.read)
+	}
+}
+
+// matrix loads NAME.weight [rows, cols]; nil when it is optional and absent.
+func (w *weights) matrix(name string, required bool, rows, cols int) backend.Matrix {
+	info, ok := w.lookup(name+".weight", required, rows, cols)
+	if !ok {
+		return nil
+	}
+	if !info.DType.CanDecode() {
+		w.fail("tensor %q is %v, a format that cannot be read; use a file in another one", info.Name, info.DType)
+		return nil
+	}
+	m, err := w.b.NewMatrix(backend.Source{
+		Name: info.Name, DType: info.DType, Rows: rows, Cols: cols,
+		Read: func(dst []byte, row0, n int) error { return w.c.ReadRows(info.Name, row0, n, dst) },
+	})
+	if err != nil {
+		w.fail("%w", err)
+		return nil
+	}
+	w.resident += m.Bytes()
+	w.done(info)
+	return m
+}
+
+// vector loads a small parameter as float32; empty when it is optional and absent.
+func (w *weights) vector(name string, required bool, n int) (v backend.Vector) {
+	info, ok := w.lookup(name, required, n)
+	if !ok {
+		return v
+	}
+	raw, values := make([]byte, info.Bytes), make([]float32, n)
+	err := w.c.Read(name, raw)
+	if err == nil {
+		err = tensor.Decode(info.DType, values, raw)
+	}
+	if err == nil {
+		v, err = w.b.NewVector(values)
+	}
+	if err != nil {
+		w.fail("tensor %q: %w", name, err)
+	}
+	w.resident += uint64(n) * 4
+	w.done(info)
+	return v
+}
+
+// norm loads NAME.weight as an RMSNorm.
+func (w *weights) norm(name string, n int, eps float32) *backend.Norm {
+	return &backend.Norm{Weight: w.vector(name+".weight", true, n), Eps: eps}
+}
+
+// biases loads NAME.bias beside each matrix; nil when there are none.
+func (w *weights) biases(required bool, names []string, widths []int) []backend.Vector {
+	out, any := make([]backend.Vector, len(names)), false
+	for i, n := range names {
+		_, present := w.c.Lookup(n + ".bias")
+		any = any || present
+		out[i] = w.vector(n+".bias", required, widths[i])
+	}
+	if !any {
+		return nil
+	}
+	return out
+}
+
+// finish reports the first error, or a tensor that the architecture does not
+// know: running without it would be another model.
+func (w *weights) finish(ignored []string) error {
+	if w.err != nil {
+		return w.err
+	}
+next:
+	for info := range w.c.Tensors() {
+		if w.used[info.Name] {
+			continue
+		}
+		for _, suffix := range ignored {
+			if strings.HasSuffix(info.Name, suffix) {
+				continue next
+			}
+		}
+		return fmt.Errorf("tensor %q is not part of this architecture: the file holds another model than its config says", info.Name)
+	}
+	return nil
+}

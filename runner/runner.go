@@ -1,0 +1,116 @@
+// Package runner turns a step into a flat input, runs the model and says which
+// rows of logits belong to whom. It owns the KV pool's bytes; which block means
+// what is the scheduler's and the block manager's business.
+package runner
+
+import (
+	"fmt"
+
+	"sestina/backend"
+	"sestina/batch"
+	"sestina/model"
+	"sestina/tensor"
+)
+
+// Config sizes the KV pool.
+type Config struct {
+	Blocks    int // physical blocks
+	BlockSize int // tokens per block
+	KVDType   tensor.DType
+}
+
+// ModelRunner executes steps on one model. It is used by one goroutine.
+type ModelRunner struct {
+	model   model.Model
+	backend backend.Backend
+	cache   backend.Cache
+	in      input
+	share   []LogitShare
+}
+
+// LogitShare says which rows of the output belong to one scheduled sequence:
+// Rows [First, First+Len); Len is 0 while its prompt is still being filled,
+// 1 + drafts when its last committed token was computed.
+type LogitShare struct{ First, Len int }
+
+// Output of a step. Shares[i] belongs to step.Seqs[i]. Valid until the next Run.
+type Output struct {
+	model.Output
+	Shares []LogitShare
+}
+
+// New allocates the KV pool for a loaded model.
+func New(m model.Model, b backend.Backend, cfg Config) (*ModelRunner, error) {
+	if cfg.BlockSize < 1 || cfg.Blocks < 1 {
+		return nil, fmt.Errorf("KV pool of %d blocks of %d tokens; both must be at least 1", cfg.Blocks, cfg.BlockSize)
+	}
+	cache, err := b.NewCache(CacheSpec(m.Info(), cfg))
+	if err != nil {
+		return nil, err
+	}
+	return &ModelRunner{model: m, backend: b, cache: cache, in: input{batch.Input{BlockSize: cfg.BlockSize}}}, nil
+}
+
+// CacheSpec is the pool that New would allocate, to size it beforehand.
+func CacheSpec(info model.Info, cfg Config) backend.CacheSpec {
+	return backend.CacheSpec{Layers: info.CacheLayers, Blocks: cfg.Blocks, BlockSize: cfg.BlockSize, DType: cfg.KVDType}
+}
+
+// Info describes the model.
+func (r *ModelRunner) Info() model.Info { return r.model.Info() }
+
+// CacheBytes is what the KV pool occupies.
+func (r *ModelRunner) CacheBytes() uint64 { return r.cache.Bytes() }
+
+// Close releases the KV pool.
+func (r *ModelRunner) Close() error { return r.cache.Close() }
+
+// Run copies the step's copy-on-write blocks and computes its rows.
+func (r *ModelRunner) Run(step *batch.Step) Output {
+	if len(step.Copies) > 0 {
+		r.backend.CopyBlocks(r.cache, step.Copies)
+	}
+	r.flatten(step)
+	return Output{Output: r.model.Forward(&r.in.Input, r.cache), Shares: r.share}
+}
+
+// flatten lays the step out as rows: token, position, slot; a span per sequence.
+func (r *ModelRunner) flatten(step *batch.Step) {
+	r.in.reset()
+	r.share = r.share[:0]
+	for i := range step.Seqs {
+		s, seq := &step.Seqs[i], step.Seqs[i].Seq
+		row, start := len(r.in.TokenIDs), seq.NumComputed
+		for pos := start; pos < start+s.NumTokens; pos++ {
+			r.in.add(seq.Token(pos), pos, seq.BlockTable)
+		}
+		r.in.span(row, s.NumTokens, start, seq.BlockTable)
+		share := LogitShare{First: len(r.in.LogitRows)}
+		if s.NeedsLogits() {
+			for pos := len(seq.Tokens) - 1; pos < start+s.NumTokens; pos++ {
+				r.in.LogitRows = append(r.in.LogitRows, int32(row+pos-start))
+				share.Len++
+			}
+		}
+		r.share = append(r.share, share)
+	}
+}
+
+// input is the batch.Input that every step reuses.
+type input struct{ batch.Input }
+
+func (in *input) reset() {
+	in.TokenIDs, in.Positions, in.Slots = in.TokenIDs[:0], in.Positions[:0], in.Slots[:0]
+	in.Spans, in.LogitRows = in.Spans[:0], in.LogitRows[:0]
+}
+
+// add appends the row of one position; its slot follows from the block table.
+func (in *input) add(token int32, pos int, table []int32) {
+	in.TokenIDs = append(in.TokenIDs, token)
+	in.Positions = append(in.Positions, int32(pos))
+	in.Slots = append(in.Slots, table[pos/in.BlockSize]*int32(in.BlockSize)+int32(pos%in.BlockSize))
+}
+
+func (in *input) span(row, n, start int, table []int32) {
+	in.Spans = append(in.Spans, batch.Span{Row: row, Len: n, Start: start, BlockTable: table})
+}
