@@ -1,4 +1,4 @@
-//go:build !simdasm
+//go:build !amd64 || purego
 
 package simd
 

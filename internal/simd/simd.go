@@ -101,7 +101,8 @@ func SoftmaxWeights(dst, x []float32, max, scale float32) float64 {
 func CountGE(x []float32, threshold float32) int { return countGE(x, threshold) }
 
 // CollectGE writes the indices of the elements ≥ threshold to dst, ascending,
-// until dst is full, and returns how many it wrote.
+// until dst is full, and returns how many it wrote; what is in dst after them
+// is unspecified.
 func CollectGE(dst []int32, x []float32, threshold float32) int {
 	return collectGE(dst, x, threshold)
 }
