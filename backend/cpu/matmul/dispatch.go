@@ -1,0 +1,8 @@
+package matmul
+
+func kernelsFor(isa ISA) *Kernels {
+	if isa == Generic {
+		return genericKernels
+	}
+	return nil
+}

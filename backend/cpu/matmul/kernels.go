@@ -1,0 +1,209 @@
+package matmul
+
+import (
+	"fmt"
+	"strings"
+
+	"sestina/internal/arena"
+	"sestina/tensor"
+)
+
+// ISA is an instruction set that kernels are written for.
+type ISA uint8
+
+const (
+	Generic    ISA = iota // pure Go
+	AVX2                  // AVX2, FMA and F16C
+	AVX512VNNI            // AVX-512 F, BW, DQ, VL and VNNI
+	numISAs
+)
+
+var isaNames = [numISAs]string{"generic", "avx2", "avx512vnni"}
+
+func (i ISA) String() string {
+	if i >= numISAs {
+		return fmt.Sprintf("ISA(%d)", uint8(i))
+	}
+	return isaNames[i]
+}
+
+// ParseISA returns the instruction set of that name, as String writes it.
+func ParseISA(name string) (ISA, error) {
+	for i, n := range isaNames {
+		if strings.EqualFold(n, name) {
+			return ISA(i), nil
+		}
+	}
+	return 0, fmt.Errorf("unknown instruction set %q; choose one of %s", name, strings.Join(isaNames[:], ", "))
+}
+
+// Supported returns the instruction sets that this machine and build can run, slowest first. Generic is always there.
+func Supported() []ISA {
+	var have []ISA
+	for i := Generic; i < numISAs; i++ {
+		if kernelsFor(i) != nil {
+			have = append(have, i)
+		}
+	}
+	return have
+}
+
+// Kernels is the set of matrix kernels for one instruction set. All sets give the same bits. It is immutable and safe for
+// concurrent use.
+type Kernels struct {
+	ISA ISA
+
+	int8       map[tensor.DType][]int8Tile  // most rows first
+	float      map[tensor.DType][]floatTile // most rows first, then most panels; nil for integer formats
+	dequantize map[tensor.DType]dequantFunc
+	quantize   func(dst *byte, x *float32, blocks int)
+}
+
+// int8Tile is a kernel for a fixed number of rows of int8 activations. Strides are in bytes.
+type int8Tile struct {
+	rows int
+	run  func(out *float32, outStride int, w *byte, panels, groups int, act *byte, actStride int)
+}
+
+// floatTile is a kernel for a fixed number of rows of float32 activations that takes so many panels at a time.
+type floatTile struct {
+	rows, panels int
+	run          func(out *float32, outStride int, w *byte, panelBytes, panels, cols int, x *float32, xStride int)
+}
+
+// dequantFunc widens one panel of groups to float32, column after column.
+type dequantFunc func(dst *float32, w *byte, groups int)
+
+// For returns the kernels of an instruction set, an error where the machine or the build lacks it.
+func For(isa ISA) (*Kernels, error) {
+	if k := kernelsFor(isa); k != nil {
+		return k, nil
+	}
+	return nil, fmt.Errorf("this machine or build has no %v kernels; it has %v", isa, Supported())
+}
+
+// Best returns the kernels of the fastest instruction set there is.
+func Best() *Kernels {
+	have := Supported()
+	return kernelsFor(have[len(have)-1])
+}
+
+var genericKernels = &Kernels{ISA: Generic}
+
+// chunkBytes bounds the weights that one assembly call reads. Rows beyond one tile read them again, from the second-level
+// cache; and Go, which cannot stop assembly, waits for no more than some tens of microseconds.
+const chunkBytes = 256 << 10
+
+// QuantizeRow writes the int8 form of x to dst: len(x) a multiple of 32, len(dst) = ActBytes(len(x)).
+func (k *Kernels) QuantizeRow(dst []byte, x []float32) {
+	checkQuantize(dst, x)
+	switch {
+	case len(x) == 0:
+	case k.quantize == nil:
+		quantizeGeneric(dst, x)
+	default:
+		k.quantize(&dst[0], &x[0], len(x)/32)
+	}
+}
+
+// MulInt8 multiplies m rows of quantised activations by panels panel0 … panel0+panels-1 of an integer matrix:
+// out[i·outStride + j] = row i times weight row 16·panel0 + j, for j < 16·panels. Lanes beyond the matrix's last row are
+// written too (as zeros), so rows of out have room for whole panels. act holds m rows of ActBytes(Cols).
+func (k *Kernels) MulInt8(out []float32, outStride int, w *Packed, panel0, panels int, act []byte, m int) {
+	actStride := ActBytes(w.Cols)
+	if w.layout.scalar() || len(act) < m*actStride {
+		panic(fmt.Sprintf("matmul: %d bytes of int8 activations for %d rows of %d and %v weights", len(act), m, w.Cols, w.DType))
+	}
+	checkMul(out, outStride, w, panel0, panels, m)
+	if m == 0 || panels == 0 {
+		return
+	}
+	if k.int8 == nil {
+		mulInt8Generic(out, outStride, w, panel0, panels, act, m)
+		return
+	}
+	tiles, groups := k.int8[w.DType], w.groups()
+	for chunk := panelsPerCall(w.panelBytes); panels > 0; panel0, panels = panel0+chunk, panels-chunk {
+		chunk = min(chunk, panels)
+		weights := w.data[panel0*w.panelBytes : (panel0+chunk)*w.panelBytes]
+		for row, t := 0, 0; row < m; row += tiles[t].rows {
+			for tiles[t].rows > m-row {
+				t++
+			}
+			tiles[t].run(&out[row*outStride], 4*outStride, &weights[0], chunk, groups, &act[row*actStride], actStride)
+		}
+		out = out[chunk*PanelRows:]
+	}
+}
+
+// ScratchLen is the length of the scratch that MulF32 needs: one panel in float32.
+func (p *Packed) ScratchLen() int { return PanelRows * p.Cols }
+
+// MulF32 is MulInt8 for float32 activations, m rows of Cols at xStride, and for every format. scratch has ScratchLen
+// values of the caller's, one scratch a thread.
+func (k *Kernels) MulF32(out []float32, outStride int, w *Packed, panel0, panels int, x []float32, xStride, m int, scratch []float32) {
+	if m > 0 && (xStride < 0 || len(x) < (m-1)*xStride+w.Cols) || len(scratch) < w.ScratchLen() {
+		panic(fmt.Sprintf("matmul: %d activations at stride %d for %d rows of %d, scratch %d", len(x), xStride, m, w.Cols, len(scratch)))
+	}
+	checkMul(out, outStride, w, panel0, panels, m)
+	if m == 0 || panels == 0 {
+		return
+	}
+	if k.float == nil {
+		mulF32Generic(out, outStride, w, panel0, panels, x, xStride, m, scratch)
+		return
+	}
+	if w.layout.scalar() {
+		weights := w.data[panel0*w.panelBytes : (panel0+panels)*w.panelBytes]
+		k.mulFloat(w.DType, out, outStride, weights, w.panelBytes, w.Cols, x, xStride, m)
+		return
+	}
+	wide := scratch[:w.ScratchLen()]
+	for p := range panels {
+		k.dequantize[w.DType](&wide[0], &w.panel(panel0 + p)[0], w.groups())
+		k.mulFloat(tensor.F32, out[p*PanelRows:], outStride, arena.AsBytes(wide), 4*len(wide), w.Cols, x, xStride, m)
+	}
+}
+
+// mulFloat multiplies by the panels in weights, whose elements are of a scalar format.
+func (k *Kernels) mulFloat(dt tensor.DType, out []float32, outStride int, weights []byte, panelBytes, cols int, x []float32, xStride, m int) {
+	tiles := k.float[dt]
+	for len(weights) > 0 {
+		chunk := min(panelsPerCall(panelBytes), len(weights)/panelBytes)
+		for row, t := 0, 0; row < m; row += tiles[t].rows {
+			for tiles[t].rows > m-row {
+				t++
+			}
+			rowsOfTile(tiles[t:], out[row*outStride:], outStride, weights, panelBytes, chunk, cols, x[row*xStride:], xStride)
+		}
+		weights = weights[chunk*panelBytes:]
+		out = out[chunk*PanelRows:]
+	}
+}
+
+// rowsOfTile runs the tile's rows over panels, by the widest kernels that fit. Kernels of the same rows follow each other.
+func rowsOfTile(tiles []floatTile, out []float32, outStride int, weights []byte, panelBytes, panels, cols int, x []float32, xStride int) {
+	for t := 0; panels > 0; t++ {
+		n := panels / tiles[t].panels * tiles[t].panels
+		if n == 0 {
+			continue
+		}
+		tiles[t].run(&out[0], 4*outStride, &weights[0], panelBytes, n, cols, &x[0], 4*xStride)
+		panels -= n
+		weights = weights[n*panelBytes:]
+		out = out[n*PanelRows:]
+	}
+}
+
+// panelsPerCall is the number of panels in one assembly call.
+func panelsPerCall(panelBytes int) int { return max(1, chunkBytes/panelBytes) }
+
+func checkMul(out []float32, outStride int, w *Packed, panel0, panels, m int) {
+	cols := panels * PanelRows
+	if panel0 < 0 || panels < 0 || panel0+panels > w.Panels() {
+		panic(fmt.Sprintf("matmul: panels %d to %d of %d", panel0, panel0+panels, w.Panels()))
+	}
+	if m < 0 || outStride < 0 || m > 1 && outStride < cols || m > 0 && len(out) < (m-1)*outStride+cols {
+		panic(fmt.Sprintf("matmul: %d outputs at stride %d for %d rows of %d", len(out), outStride, m, cols))
+	}
+}

@@ -1,0 +1,69 @@
+package matmul
+
+import "sestina/tensor"
+
+// layout is the extent of a packed format. Integer formats:
+//
+//	panel = groups;  group = head, blocks × block;  block = lines × 64 bytes, tail
+//
+//	format  blocks head            lines                                          tail             bytes/32 columns
+//	Q4_0    1      -               4 (vector j low nibble, j+4 high)              16 f16 d         288
+//	Q4_1    1      -               4                                              16 f16 d, m      320
+//	Q5_0    1      -               4, 1 of fifth bits (bit v of a byte: vector v) 16 f16 d         352
+//	Q5_1    1      -               4, 1                                           16 f16 d, m      384
+//	Q8_0    1      -               8 (w+128)                                      16 f16 d         544
+//	Q4_K    8      16 f16 d, dmin  4                                              16 u8 scale, min 296
+//	Q5_K    8      16 f16 d, dmin  4, 1                                           16 u8 scale, min 360
+//	Q6_K    8      16 f16 d        4, 2 of bits 4-5 (field i: vectors i, i+4)     2 × 16 s8 scale  420
+//
+// Scalar formats hold column after column: 16 elements each, no blocks.
+type layout struct {
+	blocks, head, lines, tail int
+
+	// Integer formats: value = d·(w-offset) [+ m].
+	offset int32
+	min    bool
+
+	// pack stores part of one row, whole groups in the file's format, as row lane of dst, the same groups of a panel.
+	pack func(dst, row []byte, lane int)
+}
+
+const lineBytes = 64
+
+var layouts = map[tensor.DType]*layout{
+	tensor.F32:  {head: 16 * 4, pack: packF32},
+	tensor.F16:  {head: 16 * 2, pack: pack16},
+	tensor.BF16: {head: 16 * 2, pack: pack16},
+	tensor.Q4_0: {blocks: 1, lines: 4, tail: 32, offset: 8, pack: packQ4_0},
+	tensor.Q4_1: {blocks: 1, lines: 4, tail: 64, min: true, pack: packQ4_1},
+	tensor.Q5_0: {blocks: 1, lines: 5, tail: 32, offset: 16, pack: packQ5_0},
+	tensor.Q5_1: {blocks: 1, lines: 5, tail: 64, min: true, pack: packQ5_1},
+	tensor.Q8_0: {blocks: 1, lines: 8, tail: 32, offset: 128, pack: packQ8_0},
+	tensor.Q4_K: {blocks: 8, head: 64, lines: 4, tail: 32, min: true, pack: packQ4_K},
+	tensor.Q5_K: {blocks: 8, head: 64, lines: 5, tail: 32, min: true, pack: packQ5_K},
+	tensor.Q6_K: {blocks: 8, head: 32, lines: 6, tail: 32, offset: 32, pack: packQ6_K},
+}
+
+// DTypes returns the formats that can be packed.
+func DTypes() []tensor.DType {
+	return []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1,
+		tensor.Q4_K, tensor.Q5_K, tensor.Q6_K}
+}
+
+func layoutOf(dt tensor.DType) *layout { return layouts[dt] }
+
+func (l *layout) scalar() bool { return l.blocks == 0 }
+
+// blockBytes is the size of one packed block of 32 columns, without its group's head.
+func (l *layout) blockBytes() int { return l.lines*lineBytes + l.tail }
+
+// groupBytes is the size of one group; of one column for scalar formats.
+func (l *layout) groupBytes() int { return l.head + l.blocks*l.blockBytes() }
+
+// groupCols is the number of columns in a group.
+func (l *layout) groupCols() int {
+	if l.scalar() {
+		return 1
+	}
+	return 32 * l.blocks
+}
