@@ -1,0 +1,159 @@
+package kvcache
+
+import "math/bits"
+
+// block is the book-keeping of one physical block. It holds no pointer, so the
+// collector never looks at the pool's books.
+type block struct {
+	hash, parent Hash   // valid while hashed
+	fence        uint64 // not to be written anew before this step has completed
+	refs         int32  // block tables that name it
+	prev, next   int32  // neighbours in its list
+	state        state
+	hashed       bool // full, contents final: hash, parent and tokens are set
+	indexed      bool // the index leads here (of equal blocks only one is indexed)
+}
+
+type state uint8
+
+const (
+	stateFree state = iota
+	stateIdle
+	stateReferenced
+	stateFenced
+)
+
+func (s state) String() string {
+	return [...]string{"free", "idle", "referenced", "fenced"}[s]
+}
+
+const none = -1
+
+// list is a doubly linked list threaded through the blocks themselves.
+type list struct {
+	head, tail int32
+	len        int
+	holds      state // stateFree stands for free and idle
+}
+
+func (l *list) init(holds state) { *l = list{head: none, tail: none, holds: holds} }
+
+// insertAfter puts id behind at; at = none puts it at the head.
+func (m *BlockManager) insertAfter(l *list, at, id int32, s state) {
+	b := &m.blocks[id]
+	b.prev, b.next, b.state = at, l.head, s
+	if at != none {
+		b.next = m.blocks[at].next
+		m.blocks[at].next = id
+	} else {
+		l.head = id
+	}
+	if b.next != none {
+		m.blocks[b.next].prev = id
+	} else {
+		l.tail = id
+	}
+	l.len++
+	*m.count(s)++
+}
+
+func (m *BlockManager) pushBack(l *list, id int32, s state)  { m.insertAfter(l, l.tail, id, s) }
+func (m *BlockManager) pushFront(l *list, id int32, s state) { m.insertAfter(l, none, id, s) }
+
+func (m *BlockManager) unlink(l *list, id int32) {
+	b := &m.blocks[id]
+	if b.prev != none {
+		m.blocks[b.prev].next = b.next
+	} else {
+		l.head = b.next
+	}
+	if b.next != none {
+		m.blocks[b.next].prev = b.prev
+	} else {
+		l.tail = b.prev
+	}
+	l.len--
+	*m.count(b.state)--
+}
+
+func (m *BlockManager) count(s state) *int {
+	switch s {
+	case stateFree:
+		return &m.stats.Free
+	case stateIdle:
+		return &m.stats.Idle
+	case stateReferenced:
+		return &m.stats.Referenced
+	}
+	return &m.stats.Fenced
+}
+
+// take removes the first reusable block, evicting what the prefix cache still
+// knew of it, and returns it with one reference. The caller has made sure that there is one.
+func (m *BlockManager) take() int32 {
+	id := m.reusable.head
+	if id == none {
+		panic("kvcache: a block was taken from an empty pool")
+	}
+	m.unlink(&m.reusable, id)
+	b := &m.blocks[id]
+	if b.indexed {
+		m.evict(id)
+	}
+	b.hashed = false
+	b.refs, b.state = 1, stateReferenced
+	m.stats.Referenced++
+	return id
+}
+
+// ref adds a reference, bringing an idle or fenced block back to use.
+func (m *BlockManager) ref(id int32) {
+	b := &m.blocks[id]
+	switch b.state {
+	case stateFree, stateIdle:
+		m.unlink(&m.reusable, id)
+	case stateFenced:
+		m.unlink(&m.fenced, id)
+	}
+	if b.refs == 0 {
+		b.state = stateReferenced
+		m.stats.Referenced++
+	}
+	b.refs++
+}
+
+// unref drops one reference, held by a step as late as fence. Fences only grow:
+// the last one to let go need not be the last one to have been read.
+func (m *BlockManager) unref(id int32, fence uint64) {
+	b := &m.blocks[id]
+	if b.refs < 1 {
+		panic("kvcache: a block was freed twice")
+	}
+	b.fence = max(b.fence, fence)
+	b.refs--
+	if b.refs > 0 {
+		return
+	}
+	m.stats.Referenced--
+	if b.fence <= m.completed {
+		m.park(id)
+		return
+	}
+	at := m.fenced.tail
+	for at != none && m.blocks[at].fence > b.fence {
+		at = m.blocks[at].prev
+	}
+	m.insertAfter(&m.fenced, at, id, stateFenced)
+}
+
+// park puts a block that nobody uses where it will be reused: behind the others
+// if it is cached, first in line if not.
+func (m *BlockManager) park(id int32) {
+	if m.blocks[id].indexed {
+		m.pushBack(&m.reusable, id, stateIdle)
+	} else {
+		m.pushFront(&m.reusable, id, stateFree)
+	}
+}
+
+func ceilPow2(n int) int { return 1 << bits.Len(uint(n-1)) }

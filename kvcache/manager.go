@@ -1,0 +1,230 @@
+// Package kvcache is the logical side of the paged KV cache: which physical
+// block holds which positions of which sequence. It deals in block numbers and
+// token ids; the bytes live in the runner's pool.
+//
+// # Problem
+//
+// K and V of a sequence grow by one position a token, to an unknown length.
+// One contiguous region per sequence, sized for the longest answer, wastes most
+// of itself. So the pool is cut in blocks of BlockSize positions; a sequence
+// owns a table of blocks and gets the next one when it needs it (Kwon et al.,
+// "Efficient Memory Management for LLM Serving with PagedAttention", 2023). At
+// most BlockSize-1 slots of a sequence are ever unused.
+//
+// # A block is in exactly one state
+//
+//		Free, Idle ── taken ──▶ Referenced ── let go by all ──▶ Fenced ── step completed ──▶ Free or Idle
+//		Idle, Fenced ── prefix hit ──▶ Referenced
+//
+//	  - Referenced: in at least one block table; refs counts the tables.
+//	  - Fenced: in no table, but a step that was handed out may still read or
+//	    write it. It becomes reusable when that step has completed, never before:
+//	    reuse while a step is in flight gives one request another's K/V, the
+//	    gravest bug of this field.
+//	  - Idle: reusable, with contents that the prefix cache can still hand out.
+//	  - Free: reusable, nothing in it.
+//
+// Free + Idle + Referenced + Fenced = NumBlocks, always; [BlockManager.Check]
+// proves it and recounts refs from the tables.
+//
+// # Writing
+//
+// A block may be written only while one table holds it and it is unpublished.
+// [BlockManager.Grow] copies on write: a fork shares its parent's blocks, and
+// the partly filled tail becomes private before anything is written to it.
+//
+// # Order
+//
+// Reusable blocks form one list in eviction order: empty ones first, then
+// cached ones by age, of one sequence the deepest first (a parent without its
+// children is useful, a child without its parent is not). No decision depends
+// on map order, time or chance, so a trace replays exactly.
+//
+// Tests: scheduler/sim drives this package with random traces (invariants I1 to
+// I4, I10, I11) and proves with mutants that each rule above is watched.
+package kvcache
+
+import (
+	"fmt"
+
+	"sestina/batch"
+)
+
+// Config sizes a BlockManager and names what its contents depend on.
+type Config struct {
+	NumBlocks     int // physical blocks in the pool, ≥ 1
+	BlockSize     int // token positions per block, ≥ 1; 0 = 16
+	PrefixCaching bool
+
+	// What K and V depend on besides the tokens and the tenant's salt.
+	Model, Adapter, KVDType string
+}
+
+// BlockManager hands out the blocks of one pool. It is not safe for concurrent
+// use: the step goroutine owns it.
+type BlockManager struct {
+	cfg    Config
+	blocks []block
+	tokens []int32 // [NumBlocks·BlockSize] ids of the hashed blocks
+
+	reusable  list // Idle and Free, head is taken first
+	fenced    list // ascending by fence
+	completed uint64
+
+	index  map[Hash]int32 // published blocks; looked up, never ranged over to decide
+	ghosts []uint64       // fingerprints of evicted blocks, see explain.go
+	buf    []byte         // scratch of the hash input
+
+	stats Stats
+}
+
+// New makes a manager whose blocks are all free.
+func New(cfg Config) (*BlockManager, error) {
+	if cfg.BlockSize == 0 {
+		cfg.BlockSize = 16
+	}
+	if cfg.NumBlocks < 1 || cfg.BlockSize < 1 {
+		return nil, fmt.Errorf("kvcache: %d blocks of %d tokens: both must be at least 1; raise --kv-cache-memory-bytes or check --block-size", cfg.NumBlocks, cfg.BlockSize)
+	}
+	const maxSlots = 1<<31 - 1 // a slot number is an int32
+	if cfg.NumBlocks > maxSlots/cfg.BlockSize {
+		return nil, fmt.Errorf("kvcache: %d blocks of %d tokens exceed %d slots; lower --kv-cache-memory-bytes", cfg.NumBlocks, cfg.BlockSize, maxSlots)
+	}
+	m := &BlockManager{cfg: cfg, blocks: make([]block, cfg.NumBlocks)}
+	if cfg.PrefixCaching {
+		m.tokens = make([]int32, cfg.NumBlocks*cfg.BlockSize)
+		m.index = make(map[Hash]int32, cfg.NumBlocks)
+		m.ghosts = make([]uint64, ceilPow2(cfg.NumBlocks))
+	}
+	m.Reset()
+	return m, nil
+}
+
+// Reset makes every block free and forgets all contents; the counters go on.
+// Nothing may be in flight, and the caller empties the block tables.
+func (m *BlockManager) Reset() {
+	clear(m.blocks)
+	clear(m.index)
+	clear(m.ghosts)
+	s := &m.stats
+	s.Total, s.Free, s.Idle, s.Referenced, s.Fenced = len(m.blocks), 0, 0, 0, 0
+	m.reusable.init(stateFree)
+	m.fenced.init(stateFenced)
+	for id := range m.blocks {
+		m.pushBack(&m.reusable, int32(id), stateFree)
+	}
+}
+
+// Config returns the settings with defaults filled in.
+func (m *BlockManager) Config() Config { return m.cfg }
+
+// BlocksFor is the number of blocks that n positions occupy.
+func (m *BlockManager) BlocksFor(n int) int { return (n + m.cfg.BlockSize - 1) / m.cfg.BlockSize }
+
+// Available counts the blocks that can be taken at once: free and cached-idle.
+func (m *BlockManager) Available() int { return m.reusable.len }
+
+// Admit gives seq, which owns nothing, blocks for all of its committed tokens
+// or for none of them: whole blocks from the prefix cache as far as chain (see
+// [BlockManager.Chain]) matches, new ones for the rest. It leaves at least
+// reserve blocks available. It returns how many leading tokens are cached, and
+// false, with nothing changed, when the pool is too full.
+func (m *BlockManager) Admit(seq *batch.Sequence, chain []Hash, reserve int) (cached int, ok bool) {
+	if len(seq.BlockTable) != 0 {
+		panic(fmt.Sprintf("kvcache: sequence %d admitted with %d blocks", seq.ID, len(seq.BlockTable)))
+	}
+	table, fromPool := m.match(seq.BlockTable[:0], chain, seq.Tokens)
+	hits := len(table)
+	need := m.BlocksFor(len(seq.Tokens)) - hits
+	if need+fromPool+reserve > m.Available() {
+		return 0, false
+	}
+	for _, id := range table {
+		m.ref(id)
+	}
+	for range need {
+		table = append(table, m.take())
+	}
+	seq.BlockTable = table
+	cached = hits * m.cfg.BlockSize
+	if seq.Preemptions == 0 { // a recomputed sequence finding its own blocks is no hit
+		m.stats.QueryTokens += uint64(len(seq.Tokens))
+		m.stats.HitTokens += uint64(cached)
+	}
+	return cached, true
+}
+
+// Grow makes positions [from, to) of seq writable: it appends blocks to the
+// table and, where the block of position from is shared or published, replaces
+// it by a private copy, noted in step.Copies. All or nothing.
+func (m *BlockManager) Grow(step *batch.Step, seq *batch.Sequence, from, to int) bool {
+	tail := from / m.cfg.BlockSize
+	copyTail := tail < len(seq.BlockTable) && !m.private(seq.BlockTable[tail])
+	need := max(0, m.BlocksFor(to)-len(seq.BlockTable))
+	if copyTail {
+		need++
+	}
+	if need > m.Available() {
+		return false
+	}
+	if copyTail {
+		m.copyOnWrite(step, seq, tail)
+	}
+	for len(seq.BlockTable)*m.cfg.BlockSize < to {
+		seq.BlockTable = append(seq.BlockTable, m.take())
+	}
+	return true
+}
+
+func (m *BlockManager) private(id int32) bool {
+	b := &m.blocks[id]
+	return b.refs == 1 && !b.hashed
+}
+
+func (m *BlockManager) copyOnWrite(step *batch.Step, seq *batch.Sequence, i int) {
+	src, dst := seq.BlockTable[i], m.take()
+	step.Copies = append(step.Copies, batch.BlockCopy{Src: src, Dst: dst})
+	seq.BlockTable[i] = dst
+	m.stats.Copies++
+	m.unref(src, step.ID) // the step reads src, whoever else lets go of it
+}
+
+// Fork gives child, which owns nothing, the first n positions of parent's K/V
+// and room for all of its own tokens; the tail is copied (see [BlockManager.Grow]).
+// It leaves at least reserve blocks available; false means that nothing changed.
+func (m *BlockManager) Fork(step *batch.Step, parent, child *batch.Sequence, n, reserve int) bool {
+	size := m.cfg.BlockSize
+	need := m.BlocksFor(len(child.Tokens)) - n/size // the shared full blocks cost nothing
+	if len(child.BlockTable) != 0 || need+reserve > m.Available() {
+		return false
+	}
+	child.BlockTable = append(child.BlockTable, parent.BlockTable[:m.BlocksFor(n)]...)
+	for _, id := range child.BlockTable {
+		m.ref(id)
+	}
+	return m.Grow(step, child, n, len(child.Tokens))
+}
+
+// Truncate lets go of the blocks past the first n positions of seq: the slots
+// of rejected drafts. The blocks become reusable once step fence has completed.
+func (m *BlockManager) Truncate(seq *batch.Sequence, n int, fence uint64) {
+	keep := m.BlocksFor(n)
+	for i := len(seq.BlockTable) - 1; i >= keep; i-- {
+		m.unref(seq.BlockTable[i], fence)
+	}
+	seq.BlockTable = seq.BlockTable[:min(keep, len(seq.BlockTable))]
+}
+
+// Free lets go of all blocks of seq, the deepest first. They become reusable
+// once step fence, the last one that computes seq, has completed.
+func (m *BlockManager) Free(seq *batch.Sequence, fence uint64) { m.Truncate(seq, 0, fence) }
+
+// Complete says that the device has finished step and every step before it.
+func (m *BlockManager) Complete(step uint64) {
+	m.completed = max(m.completed, step)
+	for m.fenced.head != none && m.blocks[m.fenced.head].fence <= m.completed {
+		id := m.fenced.head
+		m.unlink(&m.fenced, id)
+		m.park(id)
+	}
+}

@@ -1,0 +1,111 @@
+package scheduler
+
+import (
+	"slices"
+
+	"sestina/batch"
+)
+
+// before is the one order of the scheduler: who is served first, and, read from
+// the other end, who is preempted first. It is total and never changes for a
+// sequence, so a preempted one returns to the place of its arrival, in front of
+// all that came later.
+func (s *Scheduler) before(a, b *entry) int {
+	if s.cfg.Order == PriorityOrder && a.seq.Priority != b.seq.Priority {
+		if a.seq.Priority < b.seq.Priority {
+			return -1
+		}
+		return 1
+	}
+	if a.seq.ID < b.seq.ID {
+		return -1
+	}
+	if a.seq.ID > b.seq.ID {
+		return 1
+	}
+	return 0
+}
+
+func (s *Scheduler) insert(queue []*entry, e *entry) []*entry {
+	at, _ := slices.BinarySearchFunc(queue, e, s.before)
+	return slices.Insert(queue, at, e)
+}
+
+func (s *Scheduler) remove(queue []*entry, e *entry) []*entry {
+	at, ok := slices.BinarySearchFunc(queue, e, s.before)
+	if !ok {
+		panic("scheduler: a sequence is in the wrong queue")
+	}
+	return slices.Delete(queue, at, at+1)
+}
+
+// enqueue makes e wait. It owns nothing then.
+func (s *Scheduler) enqueue(e *entry) {
+	e.seq.Status = batch.Waiting
+	s.waiting = s.insert(s.waiting, e)
+	s.waitingTokens += len(e.seq.Tokens)
+}
+
+// start moves e, which has its blocks, from the waiting to the running.
+func (s *Scheduler) start(e *entry) {
+	s.waiting = s.remove(s.waiting, e)
+	s.waitingTokens -= len(e.seq.Tokens)
+	s.running = s.insert(s.running, e)
+	e.seq.Status = batch.Running
+	e.admitted = true
+	e.waitsFor = WaitNothing
+	e.chain, e.chained = e.chain[:0], false // its tokens will be others when it waits again
+}
+
+// preempt takes the blocks of a running sequence, which is in no step, and makes
+// it wait. Prompt and output stay what they were.
+func (s *Scheduler) preempt(e *entry) {
+	s.running = s.remove(s.running, e)
+	s.blocks.Free(e.seq, e.inFlight)
+	e.seq.NumComputed = 0
+	e.seq.Drafts = e.seq.Drafts[:0]
+	e.seq.Preemptions++
+	s.stats.Preemptions++
+	s.enqueue(e)
+	e.waitsFor = WaitBlocks
+}
+
+// finish ends a sequence in any phase.
+func (s *Scheduler) finish(e *entry, reason batch.FinishReason, err error) {
+	seq := e.seq
+	if seq.Status == batch.Waiting {
+		s.waiting = s.remove(s.waiting, e)
+		s.waitingTokens -= len(seq.Tokens)
+	} else {
+		s.running = s.remove(s.running, e)
+		s.blocks.Free(seq, e.inFlight)
+	}
+	seq.Status, seq.Finish, seq.Err = batch.Finished, reason, err
+	seq.Drafts = seq.Drafts[:0]
+	delete(s.byID, seq.ID)
+	e.group.members = slices.DeleteFunc(e.group.members, func(m *entry) bool { return m == e })
+	s.stats.Finished++
+}
+
+// blockedBy is the sibling whose prompt e waits for, if any. Static batches are
+// closed once formed, so there each choice computes its prompt itself.
+func (s *Scheduler) blockedBy(e *entry) *entry {
+	first := e.group.members[0]
+	if e.group.prompted || first == e || s.cfg.Policy == Static {
+		return nil
+	}
+	return first
+}
+
+// forkSource is a running sibling that has all but the last prompt token computed.
+func (s *Scheduler) forkSource(e *entry) *entry {
+	if e.seq.NumOutput() > 0 {
+		return nil // a recomputed choice has its own output to compute too
+	}
+	for _, m := range e.group.members {
+		if m != e && m.seq.Status == batch.Running && m.seq.NumComputed >= e.seq.PromptLen-1 && m.seq.NumComputed > 0 {
+			return m
+		}
+	}
+	return nil
+}

@@ -1,0 +1,248 @@
+package scheduler
+
+import (
+	"sort"
+	"time"
+
+	"sestina/batch"
+)
+
+// Schedule fills the next step, or returns nil when there is nothing to do now.
+// The step belongs to the caller until it gives it to [Scheduler.Update], after
+// which its memory is used again.
+func (s *Scheduler) Schedule(now time.Duration) *batch.Step {
+	if len(s.byID) == 0 {
+		return nil
+	}
+	step := s.newStep()
+	step.ID = s.lastStep + 1
+	p := plan{s: s, step: step, tokens: s.cfg.MaxNumBatchedTokens}
+	p.single()
+	p.limitByTime()
+	p.prefill()
+	if !p.preempted {
+		p.admit(now)
+	}
+	p.drafts()
+	if len(step.Seqs) == 0 {
+		s.free = append(s.free, step)
+		return nil
+	}
+	s.lastStep = step.ID
+	s.stats.Steps++
+	s.stats.StepTokens += uint64(step.NumTokens())
+	return step
+}
+
+func (s *Scheduler) newStep() *batch.Step {
+	if n := len(s.free); n > 0 {
+		step := s.free[n-1]
+		s.free = s.free[:n-1]
+		step.Seqs, step.Copies = step.Seqs[:0], step.Copies[:0]
+		return step
+	}
+	return &batch.Step{}
+}
+
+// plan is a step being filled.
+type plan struct {
+	s         *Scheduler
+	step      *batch.Step
+	tokens    int // rows left
+	preempted bool
+}
+
+// missing is the number of committed tokens of e without K/V.
+func missing(e *entry) int { return len(e.seq.Tokens) - e.seq.NumComputed }
+
+func (p *plan) add(e *entry, n int) {
+	p.step.Seqs = append(p.step.Seqs, batch.Scheduled{Seq: e.seq, NumTokens: n})
+	e.inFlight = p.step.ID
+	p.tokens -= n
+}
+
+// single serves the running sequences that miss one token.
+func (p *plan) single() {
+	for i := 0; i < len(p.s.running) && p.tokens > 0; i++ {
+		e := p.s.running[i]
+		if e.inFlight == 0 && missing(e) == 1 && p.grow(i) {
+			p.add(e, 1)
+		}
+	}
+}
+
+// grow gets a slot for the last token of running[i], preempting from the end of
+// the order if it must. Blocks that a step in flight will release are waited for.
+func (p *plan) grow(i int) bool {
+	s, e := p.s, p.s.running[i]
+	for !s.blocks.Grow(p.step, e.seq, e.seq.NumComputed, len(e.seq.Tokens)) {
+		victim := s.victim(i)
+		if victim == nil || s.blocks.Stats().Fenced > 0 {
+			return false
+		}
+		s.preempt(victim)
+		p.preempted = true
+		if victim == e {
+			return false
+		}
+	}
+	return true
+}
+
+// victim is the last in order of running[i:] that no step computes. It is never
+// the first of all: the oldest keeps what it has.
+func (s *Scheduler) victim(i int) *entry {
+	for j := len(s.running) - 1; j >= max(i, 1); j-- {
+		if s.running[j].inFlight == 0 {
+			return s.running[j]
+		}
+	}
+	return nil
+}
+
+// limitByTime lowers the rows left to what the cost curve allows, but never
+// below one block: a prompt advances however slow the machine is.
+func (p *plan) limitByTime() {
+	cfg := &p.s.cfg
+	if cfg.StepCost == nil || cfg.StepBudget <= 0 || !cfg.ChunkedPrefill {
+		return
+	}
+	used := p.step.NumTokens()
+	most := sort.Search(used+p.tokens, func(n int) bool { return cfg.StepCost(n+1) > cfg.StepBudget })
+	least := p.s.blocks.Config().BlockSize
+	p.tokens = min(p.tokens, max(most-used, least))
+}
+
+// chunk is how many of the missing tokens of a sequence go into this step.
+func (p *plan) chunk(missing int) int {
+	n := min(missing, p.tokens)
+	if most := p.s.cfg.LongPrefillThreshold; most > 0 {
+		n = min(n, most)
+	}
+	if !p.s.cfg.ChunkedPrefill && n < missing {
+		return 0
+	}
+	return n
+}
+
+// prefill serves the running sequences that miss several tokens. Their blocks
+// were reserved when they were admitted.
+func (p *plan) prefill() {
+	for _, e := range p.s.running {
+		if p.tokens == 0 {
+			return
+		}
+		if e.inFlight != 0 || missing(e) < 2 {
+			continue
+		}
+		if n := p.chunk(missing(e)); n > 0 {
+			p.add(e, n)
+		}
+	}
+}
+
+// admit takes waiting sequences in order until one does not fit.
+func (p *plan) admit(now time.Duration) {
+	s := p.s
+	static := s.cfg.Policy == Static
+	if static && len(s.running) > 0 {
+		s.allWaitFor(WaitSeat)
+		return
+	}
+	for i := 0; i < len(s.waiting); {
+		e := s.waiting[i]
+		switch {
+		case s.blockedBy(e) != nil:
+			e.waitsFor = WaitSibling
+			i++
+			continue
+		case len(s.running) >= s.cfg.MaxNumSeqs:
+			e.waitsFor = WaitSeat
+			return
+		case p.tokens == 0 && !static:
+			e.waitsFor = WaitBudget
+			return
+		}
+		if e.waitsFor = p.place(e); e.waitsFor != WaitNothing {
+			return
+		}
+		s.start(e)
+		s.stats.observeWait(now - e.arrived)
+		if n := p.chunk(missing(e)); n > 0 {
+			p.add(e, n)
+		}
+	}
+}
+
+// place gives e its blocks and its computed tokens, or says what is missing.
+func (p *plan) place(e *entry) Wait {
+	s, seq := p.s, e.seq
+	reserve := 0
+	if len(s.running) > 0 {
+		reserve = s.cfg.Watermark // an empty scheduler takes whatever fits
+	}
+	if parent := s.forkSource(e); parent != nil {
+		n := seq.PromptLen - 1
+		if !s.blocks.Fork(p.step, parent.seq, seq, n, reserve) {
+			return WaitBlocks
+		}
+		seq.NumComputed = n
+		if !e.admitted {
+			seq.NumCached = parent.seq.NumCached
+		}
+		return WaitNothing
+	}
+	if !e.chained {
+		e.chain, e.chained = s.blocks.Chain(e.chain[:0], seq.Salt, seq.Tokens), true
+	}
+	if !s.cfg.ChunkedPrefill && s.cfg.Policy != Static && len(seq.Tokens)-s.blocks.Match(e.chain, seq.Tokens) > p.tokens {
+		return WaitBudget
+	}
+	cached, ok := s.blocks.Admit(seq, e.chain, reserve)
+	if !ok {
+		return WaitBlocks
+	}
+	seq.NumComputed = cached
+	if !e.admitted {
+		seq.NumCached = min(cached, seq.PromptLen)
+	}
+	return WaitNothing
+}
+
+// drafts appends guesses to the sequences of the step that reach their last
+// committed token, and drops those for which there is no room.
+func (p *plan) drafts() {
+	s := p.s
+	for i := range p.step.Seqs {
+		sch := &p.step.Seqs[i]
+		seq := sch.Seq
+		if len(seq.Drafts) == 0 {
+			continue
+		}
+		n := 0
+		if sch.NeedsLogits() {
+			// The verifying step commits one token more than it accepts.
+			n = min(len(seq.Drafts), p.tokens, seq.MaxTokens-seq.NumOutput()-1)
+		}
+		n = max(0, p.room(seq, n))
+		if n > 0 && !s.blocks.Grow(p.step, seq, seq.NumComputed, len(seq.Tokens)+n) {
+			panic("scheduler: room for drafts was counted wrongly")
+		}
+		seq.Drafts = seq.Drafts[:n]
+		sch.NumDrafts = n
+		sch.NumTokens += n
+		p.tokens -= n
+		s.stats.DraftTokens += uint64(n)
+	}
+}
+
+// room cuts n drafts to the slots that seq owns, unless the pool has so many
+// blocks that every running sequence could still take its next one.
+func (p *plan) room(seq *batch.Sequence, n int) int {
+	blocks := p.s.blocks
+	need := blocks.BlocksFor(len(seq.Tokens)+n) - len(seq.BlockTable)
+	if need <= blocks.Available()-len(p.s.running) {
+		return n
+	}
+	return min(n, len(seq.BlockTable)*blocks.Config().BlockSize-len(seq.Tokens))
+}
