@@ -3,8 +3,7 @@
 package simd
 
 import (
-	"golang.org/x/sys/cpu"
-
+	"sestina/internal/cpuinfo"
 	"sestina/internal/f32"
 )
 
@@ -12,14 +11,13 @@ import (
 // that no kernel keeps its slices.
 
 func best() Level {
-	x := &cpu.X86
 	switch {
-	case !(x.HasAVX2 && x.HasFMA && x.HasPOPCNT && x.HasBMI1):
-		return Generic
-	case !(x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL):
+	case cpuinfo.AVX512:
+		return AVX512
+	case cpuinfo.AVX2:
 		return AVX2
 	}
-	return AVX512
+	return Generic
 }
 
 func exp(dst, x []float32) {
