@@ -129,7 +129,7 @@ func (r *ggufReader) header() (tensors, pairs uint64, err error) {
 }
 
 func (r *ggufReader) pair() (key string, value any, err error) {
-	key = r.string("key", maxGGUFKey)
+	key = r.string("bytes of a key", maxGGUFKey)
 	if r.err == nil && key == "" {
 		r.fail("a metadata key is empty")
 	}
@@ -163,7 +163,7 @@ func (r *ggufReader) scalar(kind uint32) any {
 	case ggufBool:
 		return r.u8() != 0
 	case ggufString:
-		return r.string("string", maxGGUFString)
+		return r.string("bytes of a string", maxGGUFString)
 	case ggufUint64:
 		return r.u64()
 	case ggufInt64:
@@ -231,7 +231,7 @@ func (r *ggufReader) strings(n uint64) []string {
 	ends := make([]uint32, n)
 	var blob []byte
 	for i := range ends {
-		length := r.length("string", maxGGUFString)
+		length := r.length("bytes of a string", maxGGUFString)
 		if r.err == nil && uint64(len(blob))+length > math.MaxUint32 {
 			r.fail("an array of strings has more than 4 GiB")
 		}
@@ -249,7 +249,7 @@ func (r *ggufReader) strings(n uint64) []string {
 }
 
 func (r *ggufReader) tensorInfo() (Info, error) {
-	t := Info{Name: r.string("tensor name", maxGGUFName)}
+	t := Info{Name: r.string("bytes of a tensor name", maxGGUFName)}
 	if dims := r.u32(); r.err == nil && dims > maxGGUFDims {
 		r.fail("%d dimensions, at most %d are allowed", dims, maxGGUFDims)
 	} else if r.err == nil {
@@ -342,10 +342,10 @@ func (r *ggufReader) limit(what string, n, most, unit uint64) bool {
 	return false
 }
 
-// length reads the length of a string, 0 after an error.
+// length reads the length of a string, 0 after an error. what names its bytes.
 func (r *ggufReader) length(what string, most uint64) uint64 {
 	n := r.u64()
-	if !r.limit("bytes of a "+what, n, most, 1) {
+	if !r.limit(what, n, most, 1) {
 		return 0
 	}
 	return n
