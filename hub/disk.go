@@ -59,7 +59,7 @@ func (s *Store) lock(ctx context.Context, key string, shared, wait bool) (unlock
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
 	}
-	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		ok, err := tryLock(f, shared)
 		switch {
 		case err != nil:
