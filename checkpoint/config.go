@@ -16,12 +16,15 @@ type Config struct {
 	values map[string]any // GGUF: flat; JSON: nested maps
 }
 
-// maxConfigDepth bounds the nesting of JSON configurations.
-const maxConfigDepth = 32
+// Bounds of JSON configurations. A shard index has one value a tensor.
+const (
+	maxConfigDepth  = 32
+	maxConfigValues = maxTensors + 1000
+)
 
 // ParseConfig reads a JSON object. The name stands in errors.
 func ParseConfig(name string, data []byte) (Config, error) {
-	in := newJSONReader(bytes.NewReader(data), maxConfigDepth)
+	in := newJSONReader(bytes.NewReader(data), maxConfigDepth, maxConfigValues)
 	value, err := in.value(0)
 	if err == nil {
 		err = in.end()

@@ -89,7 +89,7 @@ func readGGUF(file io.ReaderAt, size uint64) (map[string]any, []Info, error) {
 			return nil, nil, err
 		}
 		if _, dup := values[key]; dup {
-			return nil, nil, fmt.Errorf("key %q occurs twice", key)
+			return nil, nil, fmt.Errorf("key %.80q occurs twice", key)
 		}
 		values[key] = value
 	}
@@ -139,7 +139,7 @@ func (r *ggufReader) pair() (key string, value any, err error) {
 		value = r.scalar(kind)
 	}
 	if r.err != nil && key != "" {
-		return "", nil, fmt.Errorf("metadata %q: %w", key, r.err)
+		return "", nil, fmt.Errorf("metadata %.80q: %w", key, r.err)
 	}
 	return key, value, r.err
 }

@@ -155,11 +155,11 @@ func checkRefusal(t *testing.T, name string, err error, want string) {
 	t.Helper()
 	switch {
 	case want == "" && err != nil:
-		t.Errorf("%s: refused: %v", name, err)
+		t.Errorf("%s: refused: %.300v", name, err)
 	case want != "" && err == nil:
 		t.Errorf("%s: accepted, want %q", name, want)
 	case want != "" && !strings.Contains(err.Error(), want):
-		t.Errorf("%s: %v, want %q", name, err, want)
+		t.Errorf("%s: %.300v, want %q", name, err.Error(), want)
 	}
 }
 
@@ -235,6 +235,52 @@ func TestHostileSafetensors(t *testing.T) {
 		}
 	}
 	t.Logf("%d files refused, %d opened", refused, len(hostileSafetensors)-refused)
+}
+
+// Headers of 8 MiB made to cost far more memory than file.
+func TestLargeHostileHeaders(t *testing.T) {
+	const size = 8 << 20
+	fill := func(begin, unit string) []byte {
+		return []byte(begin + strings.Repeat(unit, (size-len(begin))/len(unit)))
+	}
+	stHeader := func(begin, unit string) []byte { return st(string(fill(begin, unit)), 0) }
+	ggufFile := func(b raw, n int) []byte { return b.zeros(n) }
+	cases := []struct {
+		name string
+		file []byte
+		want string
+	}{
+		{"empty strings", ggufFile(header(3, 0, 1).key("k", ggufArray).list(ggufString, size/8), size), ""},
+		{"many tensors", header(3, 1<<16, 0).zeros(size), "no name"},
+		{"long shape", stHeader(`{"a":{"shape":[1`, ",1"), "more values"},
+		{"lists of lists", stHeader(`{"a":[[]`, ",[]"), "more values"},
+		{"objects in metadata", stHeader(`{"__metadata__":[{}`, ",{}"), "more values"},
+		{"long string", stHeader(`{"a":"`, "x"), "EOF"},
+		{"long number", stHeader(`{"a":1`, "1"), "a number of"},
+		{"long name", st(string(fill(`{"`, "x"))+`":1}`, 0), "a name of"},
+		{"long dtype", st(string(fill(`{"a":{"shape":[1],"data_offsets":[0,4],"dtype":"`, "x"))+`"}}`, 0), "unknown tensor type"},
+		{"spaces", stHeader(`{`, " "), "EOF"},
+	}
+	for _, c := range cases {
+		var err error
+		grown := allocated(func() {
+			if string(c.file[:4]) == "GGUF" {
+				_, _, err = readGGUF(bytes.NewReader(c.file), uint64(len(c.file)))
+			} else {
+				_, err = readSafetensors(bytes.NewReader(c.file), uint64(len(c.file)))
+			}
+		})
+		checkRefusal(t, c.name, err, c.want)
+		t.Logf("%s: %d MiB of file, %.1f MiB of memory in all, error %.60q", c.name, len(c.file)>>20, float64(grown)/(1<<20), fmt.Sprint(err))
+		if err != nil && len(err.Error()) > 300 {
+			t.Errorf("%s: an error of %d characters", c.name, len(err.Error()))
+		}
+		if limit := uint64(2*len(c.file) + 64<<20); grown > limit {
+			t.Errorf("%s: cost %d bytes of memory, more than %d", c.name, grown, limit)
+		}
+	}
+	_, err := ParseConfig("config.json", fill(`{"a":[[]`, ",[]"))
+	checkRefusal(t, "configuration", err, "more values")
 }
 
 // Vocabularies of many strings must cost few allocations and little more memory than they hold.

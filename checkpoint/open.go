@@ -162,8 +162,8 @@ func (c *Checkpoint) openSharded(folder string) error {
 	for name, v := range weightMap {
 		shard, ok := v.(string)
 		if !ok || !plainName(shard) || filepath.Ext(shard) != ".safetensors" {
-			return fmt.Errorf("%s: tensor %q is said to be in %#v, which is no name of a .safetensors file in the folder",
-				indexName, name, v)
+			return fmt.Errorf("%s: tensor %.80q is said to be in %.80q, which is no name of a .safetensors file in the folder",
+				indexName, name, fmt.Sprint(v))
 		}
 		shards = append(shards, shard)
 	}
@@ -176,7 +176,7 @@ func (c *Checkpoint) openSharded(folder string) error {
 	for name, shard := range weightMap {
 		t, ok := c.Lookup(name)
 		if !ok || c.sources[t.source].name() != shard {
-			return fmt.Errorf("%s: tensor %q is not in %v", indexName, name, shard)
+			return fmt.Errorf("%s: tensor %.80q is not in %v", indexName, name, shard)
 		}
 	}
 	return nil

@@ -1,9 +1,8 @@
 package checkpoint
 
 import (
-	"bytes"
+	"bufio"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,9 +20,12 @@ import (
 // span is the size of dtype and shape; sorted by offset, the spans cover the data without hole or overlap.
 
 const (
-	maxSafetensorsHeader  = 100_000_000
-	maxSafetensorsTensors = 1 << 20
-	maxSafetensorsDims    = 8 // convolutions of vision towers have 5
+	maxSafetensorsHeader   = 100_000_000
+	maxSafetensorsTensors  = 1 << 20
+	maxSafetensorsName     = 1 << 10 // bytes
+	maxSafetensorsDims     = 8       // convolutions of vision towers have 5
+	maxSafetensorsEntry    = 64      // JSON values that describe one tensor
+	maxSafetensorsMetadata = 1 << 16 // JSON values of the free-form metadata, which is skipped
 )
 
 // readSafetensors parses the header of a file of that size and returns its tensors in file order.
@@ -36,11 +38,7 @@ func readSafetensors(file io.ReaderAt, size uint64) ([]Info, error) {
 	if length > maxSafetensorsHeader || size < 8 || length > size-8 {
 		return nil, fmt.Errorf("not a safetensors file: its header would take %d bytes of %d", length, size)
 	}
-	header := make([]byte, length)
-	if _, err := file.ReadAt(header, 8); err != nil && err != io.EOF {
-		return nil, err
-	}
-	tensors, err := parseSafetensors(header)
+	tensors, err := parseSafetensors(bufio.NewReader(io.NewSectionReader(file, 8, int64(length))))
 	if err != nil {
 		return nil, err
 	}
@@ -48,15 +46,22 @@ func readSafetensors(file io.ReaderAt, size uint64) ([]Info, error) {
 }
 
 // parseSafetensors reads the members of the header one by one; Info.offset is still relative to the data.
-func parseSafetensors(header []byte) ([]Info, error) {
-	in := newJSONReader(bytes.NewReader(header), 8)
+func parseSafetensors(header io.Reader) ([]Info, error) {
+	in := newJSONReader(header, 8, 0)
 	var tensors []Info
 	seen := map[string]bool{}
 	err := in.members(func(name string) error {
+		if len(name) > maxSafetensorsName {
+			return fmt.Errorf("a name of %d bytes, at most %d are allowed", len(name), maxSafetensorsName)
+		}
 		if seen[name] {
 			return fmt.Errorf("tensor %q occurs twice", name)
 		}
 		seen[name] = true
+		in.budget = maxSafetensorsEntry
+		if name == "__metadata__" {
+			in.budget = maxSafetensorsMetadata
+		}
 		value, err := in.value(1)
 		if err != nil || name == "__metadata__" {
 			return err
@@ -136,150 +141,4 @@ func placeSafetensors(tensors []Info, start, size uint64) error {
 		return fmt.Errorf("the data has %d bytes, the tensors take %d", size-start, next)
 	}
 	return nil
-}
-
-// jsonReader reads JSON value by value with a bound on the depth; a member that occurs twice is an error.
-type jsonReader struct {
-	in       *json.Decoder
-	maxDepth int
-}
-
-func newJSONReader(r io.Reader, maxDepth int) *jsonReader {
-	in := json.NewDecoder(r)
-	in.UseNumber()
-	return &jsonReader{in, maxDepth}
-}
-
-// members reads an object and calls member at each name; member reads the value.
-func (r *jsonReader) members(member func(name string) error) error {
-	open, err := r.in.Token()
-	if err != nil {
-		return noEOF(err)
-	}
-	if open != json.Delim('{') {
-		return fmt.Errorf("begins with %v, not with an object", open)
-	}
-	return r.rest(member)
-}
-
-// rest reads the members of an object whose brace has been read.
-func (r *jsonReader) rest(member func(name string) error) error {
-	for r.in.More() {
-		name, err := r.in.Token()
-		if err != nil {
-			return noEOF(err)
-		}
-		if err := member(name.(string)); err != nil {
-			return err
-		}
-	}
-	_, err := r.in.Token()
-	return noEOF(err)
-}
-
-// value reads one value: nil, bool, string, int, float64, map[string]any without its nulls, or a slice (see list).
-func (r *jsonReader) value(depth int) (any, error) {
-	token, err := r.in.Token()
-	if err != nil {
-		return nil, noEOF(err)
-	}
-	if _, nested := token.(json.Delim); nested && depth >= r.maxDepth {
-		return nil, fmt.Errorf("nested deeper than %d", r.maxDepth)
-	}
-	switch t := token.(type) {
-	case json.Number:
-		return number(t)
-	case json.Delim:
-		if t == '[' {
-			return r.list(depth)
-		}
-		return r.object(depth)
-	}
-	return token, nil
-}
-
-func (r *jsonReader) object(depth int) (map[string]any, error) {
-	object, seen := map[string]any{}, map[string]bool{}
-	err := r.rest(func(name string) error {
-		if seen[name] {
-			return fmt.Errorf("%q occurs twice", name)
-		}
-		seen[name] = true
-		value, err := r.value(depth + 1)
-		if err == nil && value != nil {
-			object[name] = value
-		}
-		return err
-	})
-	return object, err
-}
-
-// list reads an array whose bracket has been read. One of a single kind of element becomes []int, []float64 (also for
-// integers and floats mixed), []string or []bool; any other, the empty one included, stays []any.
-func (r *jsonReader) list(depth int) (any, error) {
-	list := []any{}
-	for r.in.More() {
-		value, err := r.value(depth + 1)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, value)
-	}
-	if _, err := r.in.Token(); err != nil {
-		return nil, noEOF(err)
-	}
-	if ints, ok := all[int](list); ok {
-		return ints, nil
-	}
-	if strings, ok := all[string](list); ok {
-		return strings, nil
-	}
-	if bools, ok := all[bool](list); ok {
-		return bools, nil
-	}
-	floats := make([]float64, len(list))
-	for i, v := range list {
-		f, err := toFloat(v)
-		if err != nil || len(list) == 0 {
-			return list, nil
-		}
-		floats[i] = f
-	}
-	return floats, nil
-}
-
-// all returns the elements as []T if there are some and each is a T.
-func all[T any](list []any) ([]T, bool) {
-	typed := make([]T, 0, len(list))
-	for _, v := range list {
-		t, ok := v.(T)
-		if !ok {
-			return nil, false
-		}
-		typed = append(typed, t)
-	}
-	return typed, len(list) > 0
-}
-
-// number returns an int where the text is one, else a float64.
-func number(n json.Number) (any, error) {
-	if i, err := n.Int64(); err == nil {
-		return int(i), nil
-	}
-	return n.Float64()
-}
-
-// end checks that nothing but space follows.
-func (r *jsonReader) end() error {
-	if token, err := r.in.Token(); err != io.EOF {
-		return fmt.Errorf("followed by %v", token)
-	}
-	return nil
-}
-
-func noEOF(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -132,7 +132,7 @@ func ParseDType(name string) (DType, error) {
 			return d, nil
 		}
 	}
-	return Invalid, fmt.Errorf("unknown tensor type %q", name)
+	return Invalid, fmt.Errorf("unknown tensor type %.40q", name)
 }
 
 // BlockSize returns the elements in one block: 1 for scalar types, 0 for an invalid DType.
