@@ -13,7 +13,8 @@ const (
 	maxNesting     = 64        // nested blocks or parentheses in the source, and nested values
 	maxCalls       = 64        // macro calls in flight
 	maxFrames      = 1000      // evaluator frames in flight, as Python's recursion limit
-	maxSteps       = 5_000_000 // steps
+	maxSteps       = 5_000_000 // steps for an empty conversation
+	stepsPerInput  = 4         // step budget: maxSteps + stepsPerInput x input, as some templates look at all turns from each
 	maxRange       = 100_000   // elements of range()
 	elementSteps   = 4         // steps charged for one list element or dict entry
 	outputFactor   = 4         // output cap: outputFactor x input + outputFloor
@@ -36,7 +37,7 @@ type budget struct {
 
 func newBudget(input int) budget {
 	return budget{
-		steps:   maxSteps,
+		steps:   maxSteps + stepsPerInput*input,
 		bytes:   bytesPerInput*input + bytesFloor,
 		maxText: outputFactor*input + outputFloor,
 	}
@@ -45,7 +46,7 @@ func newBudget(input int) budget {
 // step charges n steps.
 func (b *budget) step(n int) error {
 	if b.steps -= n; b.steps < 0 {
-		return fmt.Errorf("%w: more than %d steps", ErrBudget, maxSteps)
+		return fmt.Errorf("%w: too many steps", ErrBudget)
 	}
 	return nil
 }
