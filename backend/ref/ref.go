@@ -18,6 +18,10 @@ import (
 	"sestina/tensor"
 )
 
+func init() {
+	backend.Register("ref", func(opt backend.Options) (backend.Backend, error) { return New(opt), nil })
+}
+
 // Backend is the scalar oracle.
 type Backend struct{ opt backend.Options }
 

@@ -1,0 +1,121 @@
+package engine
+
+import (
+	"fmt"
+
+	"sestina/scheduler"
+)
+
+// Options configure an engine. The zero value is usable: every limit has a
+// default and every technique is on.
+type Options struct {
+	MaxModelLen         int // longest prompt + output; 0 = the model's context
+	MaxNumSeqs          int // sequences in one step; 0 = 16
+	MaxNumBatchedTokens int // rows in one step; 0 = 512
+	BlockSize           int // tokens per KV block; 0 = 16
+	MaxQueuedSeqs       int // waiting sequences before new ones are refused; 0 = 1024
+	MaxQueuedTokens     int // waiting prompt tokens before new ones are refused; 0 = 4 Mi
+	EOG                 []int32
+	Techniques          Techniques
+}
+
+// Techniques are the switches. Empty means on. A value whose technique is not
+// built yet is refused by name.
+type Techniques struct {
+	KVCache        string // on | off
+	KVLayout       string // paged | contiguous
+	Attention      string // flash | full
+	GQA            string // grouped | expanded
+	Batching       string // continuous | static | none
+	PrefixCaching  string // on | off
+	ChunkedPrefill string // on | off
+	Speculation    string // auto | off
+}
+
+// choice is one switch: the values it takes and those of them that are built.
+type choice struct {
+	name  string
+	value *string
+	built []string // the first is the default
+	known []string // designed, not built
+}
+
+func (t *Techniques) choices() []choice {
+	return []choice{
+		{"kv-cache", &t.KVCache, []string{"on"}, []string{"off"}},
+		{"kv-layout", &t.KVLayout, []string{"paged"}, []string{"contiguous"}},
+		{"attention", &t.Attention, []string{"flash"}, []string{"full"}},
+		{"gqa", &t.GQA, []string{"grouped"}, []string{"expanded"}},
+		{"batching", &t.Batching, []string{"continuous", "static", "none"}, nil},
+		{"enable-prefix-caching", &t.PrefixCaching, []string{"on", "off"}, nil},
+		{"enable-chunked-prefill", &t.ChunkedPrefill, []string{"on", "off"}, nil},
+		{"speculation", &t.Speculation, []string{"off"}, []string{"auto"}},
+	}
+}
+
+// fill applies defaults and refuses what is unknown or not built.
+func (o *Options) fill(context int) error {
+	for _, c := range o.Techniques.choices() {
+		if *c.value == "" {
+			*c.value = c.built[0]
+		}
+		if err := c.check(); err != nil {
+			return err
+		}
+	}
+	for _, d := range []struct {
+		name      string
+		v         *int
+		otherwise int
+	}{
+		{"max-model-len", &o.MaxModelLen, context}, {"max-num-seqs", &o.MaxNumSeqs, DefaultMaxNumSeqs},
+		{"max-num-batched-tokens", &o.MaxNumBatchedTokens, DefaultMaxNumBatchedTokens}, {"block-size", &o.BlockSize, DefaultBlockSize},
+		{"max-queued-seqs", &o.MaxQueuedSeqs, 1024}, {"max-queued-tokens", &o.MaxQueuedTokens, 4 << 20},
+	} {
+		if *d.v < 0 {
+			return fmt.Errorf("--%s is %d; it must be at least 1 (or 0 for the default)", d.name, *d.v)
+		}
+		if *d.v == 0 {
+			*d.v = d.otherwise
+		}
+	}
+	if o.MaxModelLen > context {
+		return fmt.Errorf("--max-model-len %d is more than the model's context of %d tokens", o.MaxModelLen, context)
+	}
+	if o.Techniques.ChunkedPrefill == "off" && o.MaxNumBatchedTokens < o.MaxModelLen {
+		return fmt.Errorf("--no-enable-chunked-prefill needs --max-num-batched-tokens (%d) of at least --max-model-len (%d): a prompt must fit one step",
+			o.MaxNumBatchedTokens, o.MaxModelLen)
+	}
+	return nil
+}
+
+func (c choice) check() error {
+	for _, v := range c.built {
+		if *c.value == v {
+			return nil
+		}
+	}
+	for _, v := range c.known {
+		if *c.value == v {
+			return fmt.Errorf("--%s %s is not built yet; built: %v", c.name, v, c.built)
+		}
+	}
+	return fmt.Errorf("--%s %q is unknown; choose one of %v", c.name, *c.value, append(c.built, c.known...))
+}
+
+// scheduler translates the options; they are filled.
+func (o *Options) scheduler() scheduler.Config {
+	policy := map[string]scheduler.Policy{"continuous": scheduler.Continuous, "static": scheduler.Static, "none": scheduler.None}
+	return scheduler.Config{
+		MaxNumSeqs: o.MaxNumSeqs, MaxNumBatchedTokens: o.MaxNumBatchedTokens, MaxModelLen: o.MaxModelLen,
+		Policy: policy[o.Techniques.Batching], Order: scheduler.PriorityOrder, ChunkedPrefill: o.Techniques.ChunkedPrefill == "on",
+		MaxQueuedSeqs: o.MaxQueuedSeqs, MaxQueuedTokens: o.MaxQueuedTokens,
+	}
+}
+
+// Defaults of the limits.
+const (
+	DefaultMaxNumSeqs          = 16
+	DefaultMaxNumBatchedTokens = 512
+	DefaultBlockSize           = 16
+)

@@ -1,0 +1,60 @@
+package sestina
+
+import (
+	"fmt"
+
+	"sestina/engine"
+	"sestina/internal/sysmem"
+	"sestina/model"
+	"sestina/runner"
+	"sestina/tensor"
+)
+
+// sizePool decides how many KV blocks to allocate: what was asked for, else a
+// quarter of the free memory, never more than the limits could use.
+func sizePool(info model.Info, opt *Options) (Pool, error) {
+	p := Pool{BlockSize: opt.BlockSize}
+	if p.BlockSize == 0 {
+		p.BlockSize = engine.DefaultBlockSize
+	}
+	if p.BlockSize < 1 {
+		return p, fmt.Errorf("--block-size is %d; it must be at least 1", p.BlockSize)
+	}
+	switch opt.KVCacheDType {
+	case "", "auto", "f16":
+		p.DType = tensor.F16
+	case "f32":
+		p.DType = tensor.F32
+	case "bf16":
+		p.DType = tensor.BF16
+	case "q8_0", "q4_0", "fp8":
+		return p, fmt.Errorf("--kv-cache-dtype %s is not built yet; choose auto, f32, f16 or bf16", opt.KVCacheDType)
+	default:
+		return p, fmt.Errorf("--kv-cache-dtype %q is unknown; choose auto, f32, f16 or bf16", opt.KVCacheDType)
+	}
+	p.TokenBytes = runner.CacheSpec(info, runner.Config{BlockSize: p.BlockSize, KVDType: p.DType}).TokenBytes()
+	blockBytes := p.TokenBytes * uint64(p.BlockSize)
+
+	length, seqs := opt.MaxModelLen, opt.MaxNumSeqs
+	if length == 0 {
+		length = info.MaxContext
+	}
+	if seqs == 0 {
+		seqs = engine.DefaultMaxNumSeqs
+	}
+	most := uint64(seqs) * uint64((length+p.BlockSize-1)/p.BlockSize)
+	budget := opt.KVCacheMemoryBytes
+	if budget == 0 {
+		free, err := sysmem.Available()
+		if err != nil {
+			return p, fmt.Errorf("free memory is unknown (%w): set --kv-cache-memory-bytes", err)
+		}
+		budget = free / 4
+	}
+	blocks := min(budget/blockBytes, most)
+	if blocks < 1 {
+		return p, fmt.Errorf("a KV pool of %d bytes holds no block of %d tokens (%d bytes): raise --kv-cache-memory-bytes", budget, p.BlockSize, blockBytes)
+	}
+	p.Blocks = int(min(blocks, 1<<30))
+	return p, nil
+}

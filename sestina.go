@@ -1,0 +1,194 @@
+// Package sestina runs large language models: the library behind the command of
+// the same name.
+//
+//	llm, err := sestina.Open(ctx, "model.gguf", sestina.Options{})
+//	if err != nil { … }
+//	defer llm.Close()
+//	for delta, err := range llm.Chat(ctx, []chat.Message{{Role: "user", Content: "Hello"}}, sestina.GenerateOptions{}) {
+//		if err != nil { … }
+//		fmt.Print(delta.Text)
+//	}
+//
+// An LLM serves any number of goroutines at once; their requests share steps
+// (continuous batching) without changing one another's answers.
+package sestina
+
+import (
+	"context"
+	"fmt"
+
+	"sestina/backend"
+	_ "sestina/backend/all" // the backends
+	"sestina/batch"
+	"sestina/chat"
+	"sestina/checkpoint"
+	"sestina/engine"
+	"sestina/hub"
+	"sestina/model"
+	_ "sestina/model/all" // the architectures
+	"sestina/runner"
+	"sestina/tensor"
+	"sestina/tokenizer"
+)
+
+// Options configure Open. The zero value is usable.
+type Options struct {
+	engine.Options
+
+	Backend            string // "" = cpu
+	Threads            int    // 0 = the physical cores that are free to use
+	ISA                string // force a kernel family; "" = the best
+	ActivationDType    string // auto | f32
+	KVCacheDType       string // auto (= f16) | f32 | f16 | bf16
+	KVCacheMemoryBytes uint64 // 0 = a quarter of the free memory, at most what the limits can use
+	ModelProgress      func(done, total uint64)
+	Pull               hub.Options // how a model that is not here is fetched
+	StoreDir           string      // "" = $SESTINA_HOME or the user's data folder
+}
+
+// LLM is a loaded model, ready to generate. It is safe for concurrent use.
+type LLM struct {
+	Engine    *engine.Engine
+	Tokenizer *tokenizer.Tokenizer // nil where the checkpoint has none
+	Template  *chat.Template       // nil where the checkpoint has none
+	Defaults  batch.SamplingParams // from generation_config.json, else temperature 1
+	Name      string               // the model's name as found
+	Path      string
+
+	Info     model.Info
+	Pool     Pool
+	Describe string // the backend in one line
+	backend  backend.Backend
+	model    model.Model
+	bos, eos string
+}
+
+// Pool is the KV cache's size in its three units.
+type Pool struct {
+	Blocks, BlockSize int
+	Bytes             uint64
+	TokenBytes        uint64
+	DType             tensor.DType
+}
+
+// Tokens is the number of positions the pool holds.
+func (p Pool) Tokens() int { return p.Blocks * p.BlockSize }
+
+// Open resolves a model (an alias, a path, or org/repo[:QUANT]; "" is the
+// default model), fetches it if need be, loads it and starts the engine.
+func Open(ctx context.Context, name string, opt Options) (*LLM, error) {
+	l, err := load(ctx, name, &opt)
+	if err != nil {
+		return nil, err
+	}
+	r, pool, err := l.newRunner(&opt)
+	if err != nil {
+		l.backend.Close()
+		return nil, err
+	}
+	l.Pool = pool
+	if l.Engine, err = engine.New(r, pool.Blocks, opt.Options); err != nil {
+		r.Close()
+		l.backend.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Close ends what is running and releases the model's memory.
+func (l *LLM) Close() error {
+	var err error
+	if l.Engine != nil {
+		err = l.Engine.Close()
+	}
+	if e := l.backend.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// Resolve finds a model without loading it, fetching it if need be.
+func Resolve(ctx context.Context, name string, opt Options) (hub.Model, error) {
+	store, err := hub.OpenStore(opt.StoreDir)
+	if err != nil {
+		return hub.Model{}, err
+	}
+	defer store.Close()
+	return store.Resolve(ctx, name, opt.Pull)
+}
+
+// load opens the checkpoint, its text side and its weights.
+func load(ctx context.Context, name string, opt *Options) (*LLM, error) {
+	found, err := Resolve(ctx, name, *opt)
+	if err != nil {
+		return nil, err
+	}
+	c, err := checkpoint.Open(found.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	l := &LLM{Name: found.Name, Path: found.Path}
+	if err := l.loadText(c); err != nil {
+		return nil, err
+	}
+	if err := l.loadWeights(c, opt); err != nil {
+		return nil, fmt.Errorf("%s: %w", found.Name, err)
+	}
+	opt.EOG = append(opt.EOG, l.endIDs(c)...)
+	return l, nil
+}
+
+// loadWeights opens the backend and reads the model into it.
+func (l *LLM) loadWeights(c *checkpoint.Checkpoint, opt *Options) error {
+	cfg := backend.Options{Threads: opt.Threads, ISA: opt.ISA}
+	switch opt.ActivationDType {
+	case "", "auto":
+	case "f32":
+		cfg.Activations = backend.ActivationsF32
+	default:
+		return fmt.Errorf("--activation-dtype %q is unknown; choose auto or f32", opt.ActivationDType)
+	}
+	name := opt.Backend
+	if name == "" {
+		name = "cpu"
+	}
+	b, err := backend.Open(name, cfg)
+	if err != nil {
+		return err
+	}
+	mo := model.Options{MaxRows: opt.MaxNumBatchedTokens, MaxLogitRows: opt.MaxNumSeqs}
+	if mo.MaxRows == 0 {
+		mo.MaxRows = engine.DefaultMaxNumBatchedTokens
+	}
+	if mo.MaxLogitRows == 0 {
+		mo.MaxLogitRows = engine.DefaultMaxNumSeqs
+	}
+	if p := opt.ModelProgress; p != nil {
+		mo.Progress = func(done uint64) { p(done, c.Bytes()) }
+	}
+	m, err := model.Load(c, b, mo)
+	if err == nil {
+		err = c.CheckUnchanged()
+	}
+	if err != nil {
+		b.Close()
+		return err
+	}
+	l.backend, l.Info, l.Describe, l.model = b, m.Info(), b.Describe(), m
+	return nil
+}
+
+// newRunner sizes the KV pool and allocates it.
+func (l *LLM) newRunner(opt *Options) (*runner.ModelRunner, Pool, error) {
+	pool, err := sizePool(l.Info, opt)
+	if err != nil {
+		return nil, pool, err
+	}
+	r, err := runner.New(l.model, l.backend, runner.Config{Blocks: pool.Blocks, BlockSize: pool.BlockSize, KVDType: pool.DType})
+	if err != nil {
+		return nil, pool, err
+	}
+	pool.Bytes = r.CacheBytes()
+	return r, pool, nil
+}
