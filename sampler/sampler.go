@@ -72,7 +72,7 @@ func New(params *batch.SamplingParams, choice, vocab int, prompt, eog []int32) (
 		return nil, err
 	}
 	if err := inVocab("eog", eog, vocab); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("sampler: the model's end-of-generation ids: %v", err) // not the client's fault
 	}
 	s := &Sampler{params: *params, choice: choice, vocab: vocab}
 	if params.MinTokens > 0 {
@@ -98,22 +98,27 @@ func (s *Sampler) Uniform(output int, lane Lane) float64 {
 }
 
 // Sample draws output token number output (from 0) from a row of logits, which
-// it overwrites. The same arguments after the same commits give the same token.
+// it may overwrite. The same arguments after the same commits give the same
+// token. Errors: [ErrNaN], or a row of the wrong length.
 func (s *Sampler) Sample(logits []float32, output int) (Sample, error) {
 	sc := scratches.Get().(*scratch)
 	defer scratches.Put(sc)
-	if s.params.Logprobs < 0 {
-		d, err := s.distribution(sc, logits, output)
-		if err != nil {
-			return Sample{}, err
-		}
-		return Sample{Token: s.draw(sc, d, output)}, nil
+	return s.sample(sc, logits, output)
+}
+
+func (s *Sampler) sample(sc *scratch, logits []float32, output int) (Sample, error) {
+	if s.params.Logprobs >= 0 {
+		return s.sampleLogprobs(sc, logits, output)
 	}
-	return s.sampleLogprobs(sc, logits, output)
+	d, err := s.distribution(sc, logits, output)
+	if err != nil {
+		return Sample{}, err
+	}
+	return Sample{Token: s.draw(sc, d, output)}, nil
 }
 
 // Distribution fills dist with what Sample would draw from, reusing dist's
-// memory. It overwrites the logits. XTC's coin is the one of this output index.
+// memory. It may overwrite the logits. XTC's coin is the one of this output index.
 func (s *Sampler) Distribution(dist *Dist, logits []float32, output int) error {
 	sc := scratches.Get().(*scratch)
 	defer scratches.Put(sc)

@@ -380,6 +380,54 @@ func (d ref) fit(counts []int, draws int) float64 {
 	return chiSquareP(got, want)
 }
 
+// XTC acts with its probability, by its own lane, and Distribution shows which.
+func TestXTCActsSometimes(t *testing.T) {
+	const n = 10000
+	p := batch.SamplingParams{Temperature: 1, XTC: batch.XTC{Probability: 0.3, Threshold: 0.1}, Seed: 3, Logprobs: -1}
+	s, acted := mustNew(t, p, 3, nil, nil, nil), 0
+	var d Dist
+	for i := range n {
+		if err := s.Distribution(&d, []float32{2, 1, 0}, i); err != nil {
+			t.Fatal(err)
+		}
+		if acts := s.Uniform(i, LaneXTC) < 0.3; acts != (len(d.IDs) == 2) {
+			t.Fatalf("index %d: coin %v, survivors %v", i, acts, d.IDs)
+		}
+		if len(d.IDs) == 2 { // the top choice is gone
+			acted++
+		}
+	}
+	if got := float64(acted) / n; math.Abs(got-0.3) > 0.02 {
+		t.Errorf("XTC acted on %g of the tokens, want 0.3", got)
+	}
+}
+
+func TestDistDraw(t *testing.T) {
+	d := Dist{IDs: []int32{4, 9, 30, 31}, Probs: []float32{0.25, 0.5, 0.25, 0}}
+	for u, want := range map[float64]int32{0: 4, 0.2499: 4, 0.25: 9, 0.7499: 9, 0.75: 30, 1 - 0x1p-53: 30} {
+		if got := d.Draw(u); got != want {
+			t.Errorf("Draw(%v) = %d, want %d", u, got, want)
+		}
+	}
+	if d.Prob(9) != 0.5 || d.Prob(10) != 0 {
+		t.Errorf("Prob(9) = %v, Prob(10) = %v", d.Prob(9), d.Prob(10))
+	}
+}
+
+// Rounding at the end of a row must not draw what is impossible.
+func TestDrawAtTheEdges(t *testing.T) {
+	row := make([]float32, 3*blockSize)
+	fill(row, float32(math.Inf(-1)))
+	row[blockSize+5], row[blockSize+9] = 0, 0
+	sc := newScratch()
+	d := sc.softmax(row, 0, 1)
+	for u, want := range map[float64]int32{0: blockSize + 5, 0.4999: blockSize + 5, 0.5: blockSize + 9, 1: blockSize + 9, 1.1: blockSize + 9} {
+		if got := sc.draw(d, u); got != want {
+			t.Errorf("draw(%v) = %d, want %d", u, got, want)
+		}
+	}
+}
+
 func TestSteadyStateAllocatesNothing(t *testing.T) {
 	r := rand.New(rand.NewPCG(8, 8))
 	logits := logitsLike(r, 5000)
@@ -395,10 +443,11 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 		},
 	} {
 		s := mustNew(t, p, 5000, randomTokens(r, 500, 100), nil, nil)
+		sc := newScratch() // the race detector empties pools at random
 		i := 0
 		if n := testing.AllocsPerRun(50, func() {
 			copy(row, logits)
-			if _, err := s.Sample(row, i); err != nil {
+			if _, err := s.sample(sc, row, i); err != nil {
 				t.Fatal(err)
 			}
 			s.Commit(int32(i % 100))

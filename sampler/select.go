@@ -45,11 +45,15 @@ func (c cut) keeps(key float32, id int32) bool {
 
 // findCut returns the end of the smallest prefix whose mass is ≥ target, of at
 // least one element, or of all of them when they do not reach it. It permutes
-// items, which must not be empty. Quickselect: linear on average; after too
-// many unlucky pivots what is left is sorted, so n·log n at worst.
+// items, which must not be empty. Quickselect: linear on average; when the
+// budget of pivots runs out what is left is sorted, so n·log n at worst.
 func findCut(items []item, target float64) cut {
+	return findCutWithin(items, target, 2*bits.Len(uint(len(items))))
+}
+
+func findCutWithin(items []item, target float64, budget int) cut {
 	lo, hi := 0, len(items)
-	for budget := 2 * bits.Len(uint(hi)); hi-lo > 12 && budget > 0; budget-- {
+	for ; hi-lo > 12 && budget > 0; budget-- {
 		m := lo + partition(items[lo:hi])
 		above := 0.0
 		for i := lo; i < m; i++ {
@@ -105,6 +109,67 @@ func partition(items []item) int {
 	return m
 }
 
+// prefix returns the cut of the elements with these keys, masses (nil: 1 each)
+// and ids (nil: their indices), for a target mass. Many elements are first
+// summed up in buckets of similar keys, and only the bucket where the target is
+// reached is looked into.
+func (sc *scratch) prefix(keys, masses []float32, ids []int32, target float64) cut {
+	all, at := len(keys) <= numBuckets/4, 0
+	if !all {
+		at, target = sc.crossing(keys, masses, target)
+	}
+	items := sc.items[:0]
+	for i, key := range keys {
+		if all || bucket(key) == at {
+			it := item{key, 1, int32(i)}
+			if masses != nil {
+				it.mass = masses[i]
+			}
+			if ids != nil {
+				it.id = ids[i]
+			}
+			items = append(items, it)
+		}
+	}
+	sc.items = items
+	return findCut(items, target)
+}
+
+// numBuckets buckets hold the float32 numbers in order: by sign, exponent and
+// the first three bits of the fraction.
+const numBuckets = 1 << 12
+
+func bucket(key float32) int {
+	b := math.Float32bits(key + 0)    // -0 is +0
+	b ^= uint32(int32(b)>>31) | 1<<31 // ascending with the key
+	return int(b >> 20)
+}
+
+// crossing returns the bucket where the mass of the keys, largest first,
+// reaches target, and how much of the target is left for it.
+func (sc *scratch) crossing(keys, masses []float32, target float64) (int, float64) {
+	sums := &sc.buckets
+	clear(sums[:])
+	for i, key := range keys {
+		if masses == nil {
+			sums[bucket(key)]++
+		} else {
+			sums[bucket(key)] += float64(masses[i])
+		}
+	}
+	at, left := 0, target
+	for b := numBuckets - 1; b >= 0; b-- {
+		if sums[b] == 0 {
+			continue
+		}
+		at, left = b, target // short of the target by rounding alone: the last bucket
+		if target -= sums[b]; target <= 0 {
+			break
+		}
+	}
+	return at, left
+}
+
 // topK returns the ids of the k largest finite elements of x, ascending; fewer
 // when there are fewer. The result is the scratch's.
 func (sc *scratch) topK(x []float32, k int) []int32 {
@@ -112,13 +177,19 @@ func (sc *scratch) topK(x []float32, k int) []int32 {
 	if len(ids) <= k {
 		return ids
 	}
-	items := sc.items[:0]
-	for _, id := range ids {
-		items = append(items, item{x[id], 1, id})
+	sc.keys = grow(sc.keys, len(ids))
+	for i, id := range ids {
+		sc.keys[i] = x[id]
 	}
-	sc.items = items
-	c := findCut(items, float64(k))
-	return slices.DeleteFunc(ids, func(id int32) bool { return !c.keeps(x[id], id) })
+	c := sc.prefix(sc.keys, nil, ids, float64(k))
+	n := 0
+	for i, id := range ids {
+		if c.keeps(sc.keys[i], id) {
+			ids[n] = id
+			n++
+		}
+	}
+	return ids[:n]
 }
 
 // kthLargestAtLeast returns a lower bound of the k-th largest element, close to
@@ -130,12 +201,12 @@ func (sc *scratch) kthLargestAtLeast(x []float32, k int) float32 {
 	if len(x)/size < k {
 		return float32(math.Inf(-1))
 	}
-	items := sc.items[:0]
+	maxima := sc.keys[:0]
 	for from := 0; from < len(x); from += size {
-		items = append(items, item{simd.Max(x[from:min(from+size, len(x))]), 1, int32(from)})
+		maxima = append(maxima, simd.Max(x[from:min(from+size, len(x))]))
 	}
-	sc.items = items
-	return findCut(items, float64(k)).key
+	sc.keys = maxima
+	return sc.prefix(maxima, nil, nil, float64(k)).key
 }
 
 // collect returns the indices of the elements ≥ threshold, ascending. The

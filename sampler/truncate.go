@@ -41,12 +41,7 @@ func (sc *scratch) topP(d weights, p float32) weights {
 			}
 		}
 	}
-	items := sc.items[:0]
-	for i, id := range d.ids {
-		items = append(items, item{d.w[i], d.w[i], id})
-	}
-	sc.items = items
-	return d.filter(findCut(items, need), d.weight)
+	return d.filter(sc.prefix(d.w, d.w, d.ids, need), d.w)
 }
 
 // minP keeps the tokens at least p times as likely as the likeliest (Nguyen et al. 2024).
@@ -58,7 +53,7 @@ func (sc *scratch) minP(d weights, p float32) weights {
 	for _, w := range d.w {
 		top = max(top, w)
 	}
-	return d.filter(cut{float32(p * top), math.MaxInt32}, d.weight)
+	return d.filter(cut{float32(p * top), math.MaxInt32}, d.w)
 }
 
 // typical keeps the tokens whose information content −ln p is nearest to its
@@ -69,22 +64,17 @@ func (sc *scratch) typical(d weights, p float32) weights {
 	}
 	logTotal := math.Log(d.total)
 	entropy := 0.0
-	items := sc.items[:0]
-	for i, id := range d.ids {
-		info := logTotal - math.Log(float64(d.w[i]))
-		entropy += float64(d.w[i]) / d.total * info
-		items = append(items, item{float32(info), d.w[i], id})
+	keys := grow(sc.keys, len(d.w))
+	sc.keys = keys
+	for i, w := range d.w {
+		info := logTotal - math.Log(float64(w))
+		entropy += float64(float64(w) / d.total * info)
+		keys[i] = float32(info)
 	}
-	for i := range items {
-		items[i].key = -float32(math.Abs(float64(items[i].key) - entropy))
+	for i, info := range keys {
+		keys[i] = -float32(math.Abs(float64(info) - entropy))
 	}
-	sc.keys = grow(sc.keys, len(items))
-	for i := range items {
-		sc.keys[i] = items[i].key
-	}
-	sc.items = items
-	keys := sc.keys
-	return d.filter(findCut(items, float64(p)*d.total), func(i int) float32 { return keys[i] })
+	return d.filter(sc.prefix(keys, d.w, d.ids, float64(p)*d.total), keys)
 }
 
 // xtc removes all but the least likely of the tokens whose probability is at

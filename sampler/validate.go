@@ -123,8 +123,8 @@ func validateBias(bias []batch.LogitBias, vocab int) error {
 		if err := idIn(name, b.ID, vocab); err != nil {
 			return err
 		}
-		if err := floatIn(fmt.Sprintf("%s[%d]", name, b.ID), b.Bias, -100, 100); err != nil {
-			return &ParamError{name, err.Error()}
+		if !(b.Bias >= banBias && b.Bias <= 100) {
+			return &ParamError{name, fmt.Sprintf("of token id %d is %v, must be between %v and 100", b.ID, b.Bias, banBias)}
 		}
 		if seen[b.ID] {
 			return &ParamError{name, fmt.Sprintf("token id %d appears twice; give it one bias", b.ID)}

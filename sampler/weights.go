@@ -27,12 +27,14 @@ type scratch struct {
 	ids    []int32   // result of collect
 	w      []float32 // sparse weights
 	items  []item    // what findCut permutes
-	keys   []float32 // typical: the key of each sparse weight
+	keys   []float32 // what candidates are ordered by, where it is not the weight
 	blocks []float64 // partial sums of dense weights
 	row    []float32 // a copy of the logits, when logprobs are wanted
 	z      []int32   // DRY: Z function
 	best   []int32   // DRY: [vocab] longest match a token would continue, all 0 between uses
 	hit    []int32   // DRY: ids where best is not 0
+
+	buckets [numBuckets]float64 // mass of similar keys
 }
 
 var scratches = sync.Pool{New: func() any { return newScratch() }}
@@ -71,7 +73,7 @@ func (sc *scratch) softmaxOf(ids []int32, logits []float32, max, scale float32) 
 	}
 	total := simd.SoftmaxWeights(sc.w, sc.w, max, scale)
 	d := weights{w: sc.w, ids: ids, total: total}
-	return d.filter(smallest, d.weight)
+	return d.filter(smallest, d.w)
 }
 
 // point is the distribution of a token that is certain.
@@ -97,14 +99,12 @@ func (sc *scratch) atLeast(d weights, threshold float32) weights {
 	return weights{w: sc.w, ids: ids, total: total}
 }
 
-// weight is the key of filters that go by likelihood.
-func (d weights) weight(i int) float32 { return d.w[i] }
-
-// filter keeps the sparse weights whose key the cut keeps, in their order.
-func (d weights) filter(c cut, key func(i int) float32) weights {
+// filter keeps the sparse weights whose key the cut keeps, in their order and in place;
+// keys may be the weights.
+func (d weights) filter(c cut, keys []float32) weights {
 	n, total := 0, 0.0
 	for i, id := range d.ids {
-		if c.keeps(key(i), id) {
+		if c.keeps(keys[i], id) {
 			d.ids[n], d.w[n] = id, d.w[i]
 			total += float64(d.w[i])
 			n++
