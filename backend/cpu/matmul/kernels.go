@@ -57,6 +57,7 @@ type Kernels struct {
 	float      map[tensor.DType][]floatTile // most rows first, then most panels; nil for integer formats
 	dequantize map[tensor.DType]dequantFunc
 	quantize   func(dst *byte, x *float32, blocks int)
+	read       func(data *byte, chunks int) byte
 }
 
 // int8Tile is a kernel for a fixed number of rows of int8 activations. Strides are in bytes.
@@ -104,6 +105,21 @@ func (k *Kernels) QuantizeRow(dst []byte, x []float32) {
 	default:
 		k.quantize(&dst[0], &x[0], len(x)/32)
 	}
+}
+
+// Read loads all of data, but for a tail of less than 512 bytes, and does nothing else: the yardstick for kernels that wait
+// for memory. The result means nothing; it keeps the loads.
+func (k *Kernels) Read(data []byte) (x byte) {
+	for ; len(data) >= 512; data = data[min(len(data), chunkBytes):] {
+		if n := min(len(data), chunkBytes); k.read != nil {
+			x ^= k.read(&data[0], n/512)
+		} else {
+			for i := 0; i+8 <= n; i += 8 {
+				x ^= byte(le.Uint64(data[i:]))
+			}
+		}
+	}
+	return x
 }
 
 // MulInt8 multiplies m rows of quantised activations by panels panel0 … panel0+panels-1 of an integer matrix:

@@ -1,0 +1,304 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// int8AVX2 writes the kernels for 256 bits: a line of 64 bytes is taken as two halves, rows 0-7 and 8-15, each in two
+// parts of four vectors. VPMADDUBSW adds pairs of products in 16 bits, saturating; with weights of at most 15, 31 and 63
+// four, four and two such sums fit (15·127·2·4 = 15,240; 31·127·2·4 = 31,496; 63·127·2·2 = 32,004). Q8_0 goes by the sign
+// trick: |w| times ±a, where 128·127·2 = 32,512 fits once.
+func int8AVX2() {
+	c := constants()
+	for _, f := range formats {
+		for _, m := range []int{4, 2, 1} {
+			(&yKernel{format: f, m: m, constant: c}).write()
+		}
+	}
+}
+
+// constants places the 32-byte constants in memory: VEX code has too few registers for them.
+func constants() map[uint32]Mem {
+	c := map[uint32]Mem{}
+	for _, word := range []uint32{0x0f0f0f0f, 0x10101010, 0x30303030, 0x80808080, 0x00010001, 0xff} {
+		c[word] = GLOBL(fmt.Sprintf("c%08x", word), RODATA|NOPTR)
+		for i := range 8 {
+			DATA(4*i, U32(word))
+		}
+	}
+	return c
+}
+
+type yKernel struct {
+	format
+	m        int
+	w, heads GPVirtual
+	act      *rows
+	acc      [2][]Op // by half; registers, or memory for many rows
+	constant map[uint32]Mem
+}
+
+func (y *yKernel) write() {
+	name := fmt.Sprintf("int8%sx%dAVX2", y.name, y.m)
+	TEXT(name, NOSPLIT, int8Signature)
+	Doc(fmt.Sprintf("%s multiplies tiles of %d by %s panels.", name, y.m, y.name))
+	out, act, panels, groups := param("out"), param("act"), param("panels"), param("groups")
+	y.w, y.act = param("w"), newRows("actStride", y.m)
+	y.allocate()
+	repeat("panel", panels, func() {
+		y.act.reset(act)
+		y.clear()
+		repeat("group", copyOf(groups), y.group)
+		y.store(out)
+	})
+	VZEROUPPER()
+	RET()
+}
+
+func (y *yKernel) inMemory() bool { return y.m > 2 }
+
+func (y *yKernel) allocate() {
+	var frame Mem
+	if y.inMemory() {
+		frame = AllocLocal(64 * y.m)
+	}
+	for h := range y.acc {
+		for i := range y.m {
+			if y.inMemory() {
+				y.acc[h] = append(y.acc[h], frame.Offset(64*i+32*h))
+			} else {
+				y.acc[h] = append(y.acc[h], YMM())
+			}
+		}
+	}
+}
+
+func (y *yKernel) clear() {
+	zero := YMM()
+	if y.inMemory() {
+		VXORPS(zero, zero, zero)
+	}
+	for _, half := range y.acc {
+		for _, a := range half {
+			if y.inMemory() {
+				VMOVUPS(zero, a)
+			} else {
+				VXORPS(a, a, a)
+			}
+		}
+	}
+}
+
+func (y *yKernel) store(out GPVirtual) {
+	row := copyOf(out)
+	for i := range y.m {
+		for h := range 2 {
+			a := y.acc[h][i]
+			if y.inMemory() {
+				a = YMM()
+				VMOVUPS(y.acc[h][i], a)
+			}
+			VMOVUPS(a, Mem{Base: row, Disp: 32 * h})
+		}
+		if i+1 < y.m {
+			ADDQ(NewParamAddr("outStride", 8), row)
+		}
+	}
+	ADDQ(I8(64), out)
+}
+
+func (y *yKernel) at(disp int) Mem { return Mem{Base: y.w, Disp: disp} }
+
+func (y *yKernel) group() {
+	if y.head == 0 {
+		y.block()
+		return
+	}
+	y.heads = copyOf(y.w)
+	ADDQ(I8(y.head), y.w)
+	count := GP64()
+	MOVQ(I32(y.blocks), count)
+	repeat("block", count, y.block)
+}
+
+func (y *yKernel) block() {
+	prefetch(y.w, y.blockBytes(), far)
+	for h := range 2 {
+		y.half(h)
+	}
+	ADDQ(I32(y.blockBytes()), y.w)
+	y.act.advance(actBlock)
+}
+
+// half adds a block's product for eight weight rows.
+func (y *yKernel) half(h int) {
+	sums := make([]VecVirtual, y.m)
+	for part := range 2 {
+		var w []VecVirtual
+		for v := range 4 {
+			w = append(w, y.unpack(h, 4*part+v))
+		}
+		var sc VecVirtual
+		if y.q6() {
+			sc = YMM()
+			VPMOVSXBD(y.at(64*y.lines+16*part+8*h), sc)
+		}
+		for i := range sums {
+			sum := y.dot(i, part, w)
+			if y.q6() {
+				VPMULLD(sc, sum, sum)
+			}
+			if part == 0 {
+				sums[i] = sum
+			} else {
+				VPADDD(sum, sums[i], sums[i])
+			}
+		}
+	}
+	d, m := y.scales(h)
+	for i, sum := range sums {
+		y.accumulate(i, y.acc[h][i], sum, d, m)
+	}
+}
+
+// accumulate adds one row's sum of a block, scaled, to its accumulator.
+func (y *yKernel) accumulate(i int, to Op, sum, d, m VecVirtual) {
+	acc := to
+	if y.inMemory() {
+		acc = YMM()
+		VMOVUPS(to, acc)
+	}
+	VCVTDQ2PS(sum, sum)
+	factor := YMM()
+	VBROADCASTSS(y.act.at(i, actD), factor)
+	VMULPS(factor, d, factor)
+	VFMADD231PS(factor, sum, acc)
+	if y.min || y.k {
+		VBROADCASTSS(y.act.at(i, actDS), factor)
+	}
+	switch {
+	case y.min:
+		VFMADD231PS(factor, m, acc)
+	case y.k: // m is the minimum itself, to be subtracted
+		VFNMADD231PS(factor, m, acc)
+	}
+	if y.inMemory() {
+		VMOVUPS(acc, to)
+	}
+}
+
+// unpack loads half h of vector v: unsigned bytes, but Q8_0 signed.
+func (y *yKernel) unpack(h, v int) VecVirtual {
+	w := YMM()
+	if y.lines == 8 {
+		VMOVDQU(y.at(64*v+32*h), w)
+		VPXOR(y.constant[0x80808080], w, w)
+		return w
+	}
+	VMOVDQU(y.at(64*(v%4)+32*h), w)
+	if v >= 4 {
+		VPSRLW(U8(4), w, w)
+	}
+	VPAND(y.constant[0x0f0f0f0f], w, w)
+	switch y.lines {
+	case 5:
+		y.insert(256+32*h, 4-v, 0x10101010, w)
+	case 6:
+		y.insert(256+v/4*64+32*h, 4-v%4*2, 0x30303030, w)
+	}
+	return w
+}
+
+// insert shifts the half line at disp left (right if negative) and sets those of its bits that are in mask.
+func (y *yKernel) insert(disp, left int, mask uint32, w VecVirtual) {
+	bits := YMM()
+	VMOVDQU(y.at(disp), bits)
+	switch {
+	case left > 0:
+		VPSLLW(U8(left), bits, bits)
+	case left < 0:
+		VPSRLW(U8(-left), bits, bits)
+	}
+	VPAND(y.constant[mask], bits, bits)
+	VPOR(bits, w, w)
+}
+
+// scales loads the float factors of half a block.
+func (y *yKernel) scales(h int) (d, m VecVirtual) {
+	tail := 64 * y.lines
+	switch {
+	case y.k:
+		d, m = YMM(), YMM()
+		for i, x := range []VecVirtual{d, m} {
+			of := YMM()
+			VPMOVZXBD(y.at(tail+16*i+8*h), x)
+			VCVTDQ2PS(x, x)
+			VCVTPH2PS(Mem{Base: y.heads, Disp: 32*i + 16*h}, of)
+			VMULPS(of, x, x)
+		}
+	case y.q6():
+		d = YMM()
+		VCVTPH2PS(Mem{Base: y.heads, Disp: 16 * h}, d)
+	default:
+		d = YMM()
+		VCVTPH2PS(y.at(tail+16*h), d)
+		if y.min {
+			m = YMM()
+			VCVTPH2PS(y.at(tail+32+16*h), m)
+		}
+	}
+	return d, m
+}
+
+// dot is the integer product of four vectors, their share of the offset included.
+func (y *yKernel) dot(i, part int, w []VecVirtual) VecVirtual {
+	sum := VecVirtual(nil)
+	add := func(x VecVirtual) {
+		if sum == nil {
+			sum = x
+			return
+		}
+		VPADDD(x, sum, sum)
+	}
+	per := 32767 / (y.max * 127 * 2) // sums of pairs that fit 16 bits
+	if y.lines == 8 {
+		per = 1
+	}
+	for v := 0; v < 4; v += min(per, 4) {
+		add(y.pairs(i, 16*part+4*v, w[v:v+min(per, 4)]))
+	}
+	if y.shift > 0 && y.lines != 8 {
+		neg := YMM()
+		VPBROADCASTD(y.act.at(i, actNeg0+4*part), neg)
+		VPSLLD(U8(y.shift), neg, neg)
+		add(neg)
+	}
+	return sum
+}
+
+// pairs multiplies vectors by the activations from byte a on; their 16-bit sums are added before they are widened.
+func (y *yKernel) pairs(i, a int, w []VecVirtual) VecVirtual {
+	var sum VecVirtual
+	for v, x := range w {
+		p := YMM()
+		VPBROADCASTD(y.act.at(i, a+4*v), p)
+		if y.lines == 8 {
+			size := YMM()
+			VPSIGNB(x, p, p)
+			VPABSB(x, size)
+			x = size
+		}
+		VPMADDUBSW(p, x, p)
+		if v == 0 {
+			sum = p
+		} else {
+			VPADDW(p, sum, sum)
+		}
+	}
+	VPMADDWD(y.constant[0x00010001], sum, sum)
+	return sum
+}

@@ -1,0 +1,134 @@
+// Command _asm writes the assembly of package matmul. One run writes one family of kernels:
+//
+//	go run . -family int8avx512 -out ../int8_avx512_amd64.s -stubs ../int8_avx512_amd64.go -pkg matmul
+package main
+
+import (
+	"flag"
+	"log"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// format mirrors the package's layout table: see layout.go there.
+type format struct {
+	name                      string
+	blocks, head, lines, tail int
+	shift                     uint64 // offset = 1 << shift, 0 for none
+	min, k                    bool   // an f16 minimum; Q4_K's and Q5_K's integer scales and minima
+	max                       int    // largest unsigned weight
+}
+
+var formats = []format{
+	{name: "Q40", blocks: 1, lines: 4, tail: 32, shift: 3, max: 15},
+	{name: "Q41", blocks: 1, lines: 4, tail: 64, min: true, max: 15},
+	{name: "Q50", blocks: 1, lines: 5, tail: 32, shift: 4, max: 31},
+	{name: "Q51", blocks: 1, lines: 5, tail: 64, min: true, max: 31},
+	{name: "Q80", blocks: 1, lines: 8, tail: 32, shift: 7, max: 255},
+	{name: "Q4K", blocks: 8, head: 64, lines: 4, tail: 32, k: true, max: 15},
+	{name: "Q5K", blocks: 8, head: 64, lines: 5, tail: 32, k: true, max: 31},
+	{name: "Q6K", blocks: 8, head: 32, lines: 6, tail: 32, shift: 5, max: 63},
+}
+
+func (f format) q6() bool        { return f.lines == 6 }
+func (f format) blockBytes() int { return f.lines*64 + f.tail }
+
+// Offsets in an activation block.
+const (
+	actBlock = 64
+	actD     = 32
+	actDS    = 36
+	actNeg   = 40
+	actNeg0  = 44
+	actNeg1  = 48
+)
+
+func main() {
+	family := flag.String("family", "", "int8avx512, int8avx2, float or convert")
+	families := map[string]func(){"int8avx512": int8AVX512, "int8avx2": int8AVX2, "float": float, "convert": convert}
+	// avo parses the flags in Generate; this one is needed before.
+	flag.CommandLine.Init(flag.CommandLine.Name(), flag.ExitOnError)
+	flag.Parse()
+	generate := families[*family]
+	if generate == nil {
+		log.Fatalf("unknown family %q", *family)
+	}
+	ConstraintExpr("amd64,!purego")
+	generate()
+	Generate()
+}
+
+// rows addresses M rows at a fixed stride: one base register for four rows.
+type rows struct {
+	base        []GPVirtual
+	step, step3 GPVirtual
+}
+
+// newRows loads the stride of M rows; reset sets the first row.
+func newRows(strideParam string, m int) *rows {
+	r := &rows{}
+	for range (m + 3) / 4 {
+		r.base = append(r.base, GP64())
+	}
+	if m > 1 {
+		r.step = Load(Param(strideParam), GP64()).(GPVirtual)
+	}
+	if m > 3 {
+		r.step3 = GP64()
+		LEAQ(Mem{Base: r.step, Index: r.step, Scale: 2}, r.step3)
+	}
+	return r
+}
+
+func (r *rows) reset(first Register) {
+	MOVQ(first, r.base[0])
+	for i := 1; i < len(r.base); i++ {
+		LEAQ(Mem{Base: r.base[i-1], Index: r.step, Scale: 4}, r.base[i])
+	}
+}
+
+func (r *rows) at(m, disp int) Mem {
+	a := Mem{Base: r.base[m/4], Disp: disp}
+	switch m % 4 {
+	case 1:
+		a.Index, a.Scale = r.step, 1
+	case 2:
+		a.Index, a.Scale = r.step, 2
+	case 3:
+		a.Index, a.Scale = r.step3, 1
+	}
+	return a
+}
+
+func (r *rows) advance(n int) {
+	for _, b := range r.base {
+		ADDQ(I32(n), b)
+	}
+}
+
+// param loads a parameter into a register of its own.
+func param(name string) GPVirtual { return Load(Param(name), GP64()).(GPVirtual) }
+
+// repeat emits a loop that runs count times; count is consumed and must not be 0.
+func repeat(label string, count GPVirtual, body func()) {
+	Label(label)
+	body()
+	DECQ(count)
+	JNZ(LabelRef(label))
+}
+
+// copyOf is a register with the value of another.
+func copyOf(r GPVirtual) GPVirtual {
+	c := GP64()
+	MOVQ(r, c)
+	return c
+}
+
+// prefetch asks for the lines that a step of n bytes will read, far bytes ahead.
+func prefetch(w GPVirtual, n, far int) {
+	for at := 0; at < n; at += 64 {
+		PREFETCHT0(Mem{Base: w, Disp: far + at})
+	}
+}

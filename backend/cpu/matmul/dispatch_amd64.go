@@ -1,0 +1,99 @@
+//go:build !purego
+
+package matmul
+
+import (
+	"sestina/internal/cpuinfo"
+	"sestina/tensor"
+)
+
+//go:generate sh -c "cd _asm && go run . -family int8avx512 -out ../int8_avx512_amd64.s -stubs ../int8_avx512_amd64.go -pkg matmul"
+//go:generate sh -c "cd _asm && go run . -family int8avx2 -out ../int8_avx2_amd64.s -stubs ../int8_avx2_amd64.go -pkg matmul"
+//go:generate sh -c "cd _asm && go run . -family float -out ../float_amd64.s -stubs ../float_amd64.go -pkg matmul"
+//go:generate sh -c "cd _asm && go run . -family convert -out ../convert_amd64.s -stubs ../convert_amd64.go -pkg matmul"
+
+func kernelsFor(isa ISA) *Kernels {
+	switch {
+	case isa == Generic:
+		return genericKernels
+	case isa == AVX2 && cpuinfo.AVX2:
+		return avx2Kernels
+	case isa == AVX512VNNI && cpuinfo.AVX512VNNI:
+		return avx512Kernels
+	}
+	return nil
+}
+
+// dequantizeAVX2 serves both sets: it is a small part of the work of several rows.
+var dequantizeAVX2 = map[tensor.DType]dequantFunc{
+	tensor.Q4_0: widenQ40AVX2,
+	tensor.Q4_1: widenQ41AVX2,
+	tensor.Q5_0: widenQ50AVX2,
+	tensor.Q5_1: widenQ51AVX2,
+	tensor.Q8_0: widenQ80AVX2,
+	tensor.Q4_K: widenQ4KAVX2,
+	tensor.Q5_K: widenQ5KAVX2,
+	tensor.Q6_K: widenQ6KAVX2,
+}
+
+var avx512Kernels = &Kernels{
+	ISA: AVX512VNNI,
+	int8: map[tensor.DType][]int8Tile{
+		tensor.Q4_0: {{8, int8Q40x8AVX512}, {4, int8Q40x4AVX512}, {2, int8Q40x2AVX512}, {1, int8Q40x1AVX512}},
+		tensor.Q4_1: {{8, int8Q41x8AVX512}, {4, int8Q41x4AVX512}, {2, int8Q41x2AVX512}, {1, int8Q41x1AVX512}},
+		tensor.Q5_0: {{8, int8Q50x8AVX512}, {4, int8Q50x4AVX512}, {2, int8Q50x2AVX512}, {1, int8Q50x1AVX512}},
+		tensor.Q5_1: {{8, int8Q51x8AVX512}, {4, int8Q51x4AVX512}, {2, int8Q51x2AVX512}, {1, int8Q51x1AVX512}},
+		tensor.Q8_0: {{8, int8Q80x8AVX512}, {4, int8Q80x4AVX512}, {2, int8Q80x2AVX512}, {1, int8Q80x1AVX512}},
+		tensor.Q4_K: {{8, int8Q4Kx8AVX512}, {4, int8Q4Kx4AVX512}, {2, int8Q4Kx2AVX512}, {1, int8Q4Kx1AVX512}},
+		tensor.Q5_K: {{8, int8Q5Kx8AVX512}, {4, int8Q5Kx4AVX512}, {2, int8Q5Kx2AVX512}, {1, int8Q5Kx1AVX512}},
+		tensor.Q6_K: {{8, int8Q6Kx8AVX512}, {4, int8Q6Kx4AVX512}, {2, int8Q6Kx2AVX512}, {1, int8Q6Kx1AVX512}},
+	},
+	float: map[tensor.DType][]floatTile{
+		tensor.F32: {
+			{8, 2, floatF32x8x2AVX512}, {8, 1, floatF32x8x1AVX512}, {4, 2, floatF32x4x2AVX512}, {4, 1, floatF32x4x1AVX512},
+			{2, 4, floatF32x2x4AVX512}, {2, 1, floatF32x2x1AVX512}, {1, 4, floatF32x1x4AVX512}, {1, 1, floatF32x1x1AVX512},
+		},
+		tensor.F16: {
+			{8, 2, floatF16x8x2AVX512}, {8, 1, floatF16x8x1AVX512}, {4, 2, floatF16x4x2AVX512}, {4, 1, floatF16x4x1AVX512},
+			{2, 4, floatF16x2x4AVX512}, {2, 1, floatF16x2x1AVX512}, {1, 4, floatF16x1x4AVX512}, {1, 1, floatF16x1x1AVX512},
+		},
+		tensor.BF16: {
+			{8, 2, floatBF16x8x2AVX512}, {8, 1, floatBF16x8x1AVX512}, {4, 2, floatBF16x4x2AVX512}, {4, 1, floatBF16x4x1AVX512},
+			{2, 4, floatBF16x2x4AVX512}, {2, 1, floatBF16x2x1AVX512}, {1, 4, floatBF16x1x4AVX512}, {1, 1, floatBF16x1x1AVX512},
+		},
+	},
+	dequantize: dequantizeAVX2,
+	quantize:   quantizeAVX2,
+	read:       readAVX2,
+}
+
+var avx2Kernels = &Kernels{
+	ISA: AVX2,
+	int8: map[tensor.DType][]int8Tile{
+		tensor.Q4_0: {{4, int8Q40x4AVX2}, {2, int8Q40x2AVX2}, {1, int8Q40x1AVX2}},
+		tensor.Q4_1: {{4, int8Q41x4AVX2}, {2, int8Q41x2AVX2}, {1, int8Q41x1AVX2}},
+		tensor.Q5_0: {{4, int8Q50x4AVX2}, {2, int8Q50x2AVX2}, {1, int8Q50x1AVX2}},
+		tensor.Q5_1: {{4, int8Q51x4AVX2}, {2, int8Q51x2AVX2}, {1, int8Q51x1AVX2}},
+		tensor.Q8_0: {{4, int8Q80x4AVX2}, {2, int8Q80x2AVX2}, {1, int8Q80x1AVX2}},
+		tensor.Q4_K: {{4, int8Q4Kx4AVX2}, {2, int8Q4Kx2AVX2}, {1, int8Q4Kx1AVX2}},
+		tensor.Q5_K: {{4, int8Q5Kx4AVX2}, {2, int8Q5Kx2AVX2}, {1, int8Q5Kx1AVX2}},
+		tensor.Q6_K: {{4, int8Q6Kx4AVX2}, {2, int8Q6Kx2AVX2}, {1, int8Q6Kx1AVX2}},
+	},
+	float: map[tensor.DType][]floatTile{
+		tensor.F32: {
+			{4, 1, floatF32x4x1AVX2}, {2, 2, floatF32x2x2AVX2}, {2, 1, floatF32x2x1AVX2}, {1, 4, floatF32x1x4AVX2},
+			{1, 1, floatF32x1x1AVX2},
+		},
+		tensor.F16: {
+			{4, 1, floatF16x4x1AVX2}, {2, 2, floatF16x2x2AVX2}, {2, 1, floatF16x2x1AVX2}, {1, 4, floatF16x1x4AVX2},
+			{1, 1, floatF16x1x1AVX2},
+		},
+		tensor.BF16: {
+			{4, 1, floatBF16x4x1AVX2}, {2, 2, floatBF16x2x2AVX2}, {2, 1, floatBF16x2x1AVX2}, {1, 4, floatBF16x1x4AVX2},
+			{1, 1, floatBF16x1x1AVX2},
+		},
+	},
+	dequantize: dequantizeAVX2,
+	quantize:   quantizeAVX2,
+	read:       readAVX2,
+}
