@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -214,7 +215,9 @@ func writeLyingBomb(t *testing.T, path string, bomb []byte) {
 		t.Fatal(err)
 	}
 	b := make([]byte, head.CompressedSize64)
-	raw.Read(b)
+	if _, err := io.ReadFull(raw, b); err != nil {
+		t.Fatal(err)
+	}
 	w.Write(b)
 	if err := errors.Join(out.Close(), f.Close()); err != nil {
 		t.Fatal(err)

@@ -221,6 +221,26 @@ func TestPullAgainstRemove(t *testing.T) {
 	}
 }
 
+// A blob that is removed between its download and the manifest is fetched again; it is never recorded as there.
+func TestBlobRemovedUnderAPull(t *testing.T) {
+	hub := newFakeHub(t, ggufRepo(5000))
+	s := openTest(t, t.TempDir(), hub)
+	removed := 0
+	s.fail = func(point string) error {
+		if point == "published" && removed < 2 {
+			removed++
+			for _, b := range tree(t, filepath.Join(s.Dir(), "blobs")) {
+				os.Remove(b)
+			}
+		}
+		return nil
+	}
+	mustPull(t, s, "org/repo")
+	if len(hub.asked) != 3 || corrupt(t, s.Dir()) > 0 {
+		t.Errorf("fetched %d times", len(hub.asked))
+	}
+}
+
 func TestWaitingForALockEndsWithTheContext(t *testing.T) {
 	s := openTest(t, t.TempDir(), newFakeHub(t, nil))
 	unlock, err := s.lock(context.Background(), "store", false, true)
