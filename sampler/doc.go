@@ -55,7 +55,8 @@
 // Nothing sorts the vocabulary. Top-k finds a lower bound of the k-th largest
 // logit from block maxima, collects the few above it and selects among them;
 // top-p collects by falling thresholds until the mass suffices; see select.go
-// and truncate.go. Penalties touch the tokens seen, not the vocabulary.
+// and truncate.go. Typical is the dear one: a logarithm a token, unless top-k
+// comes before it. Penalties touch the tokens seen, not the vocabulary.
 // Exponentials, maxima and collecting are SIMD (internal/simd), with the same
 // bits on every machine. Steady state allocates nothing: working memory comes
 // from a pool, one set a worker.
