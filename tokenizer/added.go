@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"sort"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -82,39 +83,45 @@ func (g guard) overlap(start, end int) bool {
 	return i < len(g.untrusted) && g.untrusted[i].start < end
 }
 
-// next finds the first token that may be recognised in s[from:]. start and stop include blanks that
-// it swallows, but never before from.
-func (m *matcher) next(s string, from int, g guard) (token *addedToken, start, stop int) {
+// found is an added token in a text. start and stop include the blanks it swallows, end does not.
+type found struct {
+	*addedToken
+	start, end, stop int
+}
+
+// next finds the first token after last that may be recognised. As in Hugging Face tokenizers the search goes
+// on behind the last token itself, so that blanks it swallowed may still begin another token.
+func (m *matcher) next(s string, last found, g guard) (found, bool) {
 	if len(m.tokens) == 0 {
-		return nil, 0, 0
+		return found{}, false
 	}
-	for i := from; i < len(s); {
+	for i := last.end; i < len(s); {
 		if !m.first[s[i]] {
 			i++
 			continue
 		}
-		found, end := m.longest(s, i)
+		token, end := m.longest(s, i)
 		switch {
-		case found == nil:
+		case token == nil:
 			i++
-		case found.special && !g.parseSpecial:
+		case token.special && !g.parseSpecial:
 			i = end
-		case found.special && g.overlap(i, end):
+		case token.special && g.overlap(i, end):
 			i++ // a trusted token may begin inside the refused match
-		case found.singleWord && !standsAlone(s, i, end):
+		case token.singleWord && !standsAlone(s, i, end):
 			i = end
 		default:
-			start, stop = i, end
-			if found.lstrip {
-				start = blanksBefore(s, from, i)
+			f := found{token, i, end, end}
+			if token.lstrip {
+				f.start = blanksBefore(s, last.stop, i)
 			}
-			if found.rstrip {
-				stop = classes().run(s, end, space)
+			if token.rstrip {
+				f.stop = classes().run(s, end, space)
 			}
-			return found, start, stop
+			return f, true
 		}
 	}
-	return nil, 0, 0
+	return found{}, false
 }
 
 func standsAlone(s string, start, end int) bool {
@@ -123,10 +130,9 @@ func standsAlone(s string, start, end int) bool {
 	return (start == 0 || !wordRune(before)) && (end == len(s) || !wordRune(after))
 }
 
-// wordRune is \w.
+// wordRune is \w (Unicode UTS #18, annex C).
 func wordRune(r rune) bool {
-	c, _ := classes().at(string(r), 0)
-	return r == '_' || c&(letter|mark) != 0 || c&number != 0 && isDecimal(r)
+	return unicode.In(r, unicode.L, unicode.M, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Other_Alphabetic, unicode.Join_Control)
 }
 
 func blanksBefore(s string, from, i int) int {

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unicode/utf8"
@@ -49,7 +50,7 @@ type scratch struct {
 var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
 
 // maxPooledSymbols keeps one huge text from pinning its scratch for ever.
-const maxPooledSymbols = 1 << 16
+const maxPooledSymbols = 1 << 20
 
 // appendPiece appends the ids of one piece to dst.
 func (m *bpe) appendPiece(dst []int32, piece string) []int32 {
@@ -78,7 +79,7 @@ func (m *bpe) appendPiece(dst []int32, piece string) []int32 {
 
 func (m *bpe) merge(dst []int32, piece string) []int32 {
 	s := scratchPool.Get().(*scratch)
-	s.ids = m.symbols(s.ids[:0], piece)
+	s.ids = m.symbols(slices.Grow(s.ids[:0], len(piece)), piece)
 	if len(s.ids) <= shortPiece {
 		dst = m.mergeShort(dst, s.ids)
 	} else {
@@ -183,7 +184,7 @@ func (m *bpe) mergeShort(dst []int32, ids []int32) []int32 {
 // mergeLong merges s.ids with a heap and appends the result to dst.
 func (m *bpe) mergeLong(dst []int32, s *scratch) []int32 {
 	n := int32(len(s.ids))
-	s.prev, s.next, s.heap = s.prev[:0], s.next[:0], s.heap[:0]
+	s.prev, s.next, s.heap = slices.Grow(s.prev[:0], int(n)), slices.Grow(s.next[:0], int(n)), slices.Grow(s.heap[:0], int(n))
 	for i := range n {
 		s.prev = append(s.prev, i-1)
 		s.next = append(s.next, i+1)

@@ -106,8 +106,7 @@ func (m *bpe) index(v *vocab) {
 	m.pieces = newStrtab(keys, v.size())
 	m.whole = make([]uint32, v.size())
 	for id, k := range v.kinds {
-		plain := k == Normal || k == Unused || k == UserDefined && !m.byteLevel
-		if plain && len(keys.at(int32(id))) > 0 {
+		if v.model[id] && !v.special(int32(id)) && k != Byte && len(keys.at(int32(id))) > 0 {
 			m.pieces.insert(int32(id))
 		}
 	}

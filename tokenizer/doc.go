@@ -47,4 +47,10 @@
 // SentencePiece merges are ordered by the scores of the joined pieces instead of listed.
 // Unigram scores are float32 there, so exactly tied spellings may fall the other way.
 // On everything else both loaders agree (TestGoldens runs every case through both).
+//
+// # Where this package departs from Hugging Face tokenizers
+//
+// The model never spells a special token: with ParseSpecial off, or in untrusted text, "</s>" is ordinary
+// text even for a Unigram model that has it in its vocabulary. Special tokens whose file says normalized =
+// true are skipped by skipSpecial like all others, and decode to their plain spelling.
 package tokenizer

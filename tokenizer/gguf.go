@@ -132,7 +132,15 @@ func ggufVocab(g GGUF) (*vocab, error) {
 			return nil, fmt.Errorf("tokenizer: byte token %d is spelled %.40q, not <0xNN>; the file is damaged", id, g.Tokens[id])
 		}
 	}
-	return newVocab(g.Tokens, kinds)
+	v, err := newVocab(g.Tokens, kinds)
+	if err != nil {
+		return nil, err
+	}
+	for id, k := range kinds {
+		// User-defined tokens are not written in the byte alphabet.
+		v.model[id] = k == Normal || k == Unused || k == Byte || k == UserDefined && g.Model != "gpt2"
+	}
+	return v, nil
 }
 
 // checkNames verifies that the named ids exist.
@@ -227,7 +235,7 @@ func (t *Tokenizer) ggufUnigram(g GGUF) error {
 	t.model = m
 	t.decoder = decoder{kind: metaspaceDecoder}
 	if choose(g.RemoveExtraWhitespaces, false) {
-		t.normalizers = []normalizer{replace{re: manyBlanks, new: " "}}
+		t.normalizers = []normalizer{squeeze{}}
 	}
 	t.prefix.rewrite = metaspace{underline}
 	if !choose(g.AddSpacePrefix, true) {
@@ -260,7 +268,6 @@ func (t *Tokenizer) ggufAdded() {
 	for id, k := range t.vocab.kinds {
 		text := t.vocab.text.at(int32(id))
 		if k == Control || k == Unknown || k == UserDefined {
-			t.vocab.added[id] = true
 			if len(text) == 0 || len(text) > maxAddedBytes {
 				continue
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -145,6 +146,7 @@ func (t *Tokenizer) readVocab(f *jsonFile) (scores []float64, err error) {
 	default:
 		return nil, fmt.Errorf("tokenizer: tokenizer.json: model type %q is not supported; supported are BPE and Unigram", f.Model.Type)
 	}
+	inModel := maps.Clone(ids)
 	for i, a := range f.AddedTokens {
 		if len(a.Content) > maxAddedBytes {
 			return nil, fmt.Errorf("tokenizer: added token %d has %d bytes, more than the limit of %d", a.ID, len(a.Content), maxAddedBytes)
@@ -176,6 +178,9 @@ func (t *Tokenizer) readVocab(f *jsonFile) (scores []float64, err error) {
 	}
 	if t.vocab, err = newVocab(spellings, kinds); err != nil {
 		return nil, err
+	}
+	for _, id := range inModel {
+		t.vocab.model[id] = true
 	}
 	if t.decoder.kind == byteLevelDecoder {
 		t.vocab.setBytes(func(text []byte, _ int32) []byte { return unmapBytes(text) })
@@ -311,7 +316,6 @@ func (t *Tokenizer) addAdded(added []jsonAdded) {
 				content, _ = n.apply(content, nil)
 			}
 		}
-		t.vocab.added[a.ID] = true
 		tokens[which] = append(tokens[which], addedToken{
 			id: int32(a.ID), special: a.Special, normalized: a.Normalized,
 			singleWord: a.SingleWord, lstrip: a.LStrip, rstrip: a.RStrip,

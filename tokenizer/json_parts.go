@@ -94,18 +94,20 @@ func (t *Tokenizer) readNormalizer(p *jsonPart, depth int) error {
 	return nil
 }
 
-func readReplace(p *jsonPart) (replace, error) {
+func readReplace(p *jsonPart) (normalizer, error) {
 	switch {
 	case p.Pattern != nil && p.Pattern.String != nil && *p.Pattern.String != "":
 		return replace{old: *p.Pattern.String, new: p.Content}, nil
+	case p.Pattern != nil && p.Pattern.Regex != nil && *p.Pattern.Regex == " {2,}" && p.Content == " ":
+		return squeeze{}, nil
 	case p.Pattern != nil && p.Pattern.Regex != nil:
 		re, err := regexp.Compile(*p.Pattern.Regex)
 		if err != nil {
-			return replace{}, unsupported("replace pattern", *p.Pattern.Regex)
+			return nil, unsupported("replace pattern", *p.Pattern.Regex)
 		}
 		return replace{re: re, new: p.Content}, nil
 	}
-	return replace{}, unsupported("replace pattern", "")
+	return nil, unsupported("replace pattern", "")
 }
 
 // readPreTokenizer adds p's splitters and reports whether it maps text to GPT-2's byte alphabet.

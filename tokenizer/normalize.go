@@ -3,12 +3,9 @@ package tokenizer
 import (
 	"regexp"
 	"strings"
-	"unicode"
 )
 
-func isDecimal(r rune) bool { return unicode.Is(unicode.Nd, r) }
-
-// A normaliser rewrites text before it is cut into pieces. spans are positions in the text
+// A normalizer rewrites text before it is cut into pieces. spans are positions in the text
 // (untrusted ranges); they are returned as positions in the result, widened where a boundary
 // falls inside a rewritten part.
 type normalizer interface {
@@ -27,11 +24,40 @@ func (p prepend) apply(s string, spans []span) (string, []span) {
 	return p.text + s, m.out
 }
 
-// replace rewrites each occurrence of a fixed text, or of a regular expression.
+// replace rewrites each occurrence of a fixed text, or each match of a regular expression.
 type replace struct {
 	old string
 	re  *regexp.Regexp // instead of old
 	new string
+}
+
+// squeeze makes each run of two or more blanks one (" {2,}" in T5's files).
+type squeeze struct{}
+
+func (squeeze) apply(s string, spans []span) (string, []span) {
+	if !strings.Contains(s, "  ") {
+		return s, spans
+	}
+	var b strings.Builder
+	m := mover{in: spans}
+	for at := 0; at < len(s); {
+		end := at
+		for end < len(s) && s[end] == ' ' {
+			end++
+		}
+		if end > at {
+			m.changed(at, end, b.Len(), b.Len()+1)
+			b.WriteByte(' ')
+			at = end
+		}
+		for end < len(s) && s[end] != ' ' {
+			end++
+		}
+		m.same(at, end, b.Len())
+		b.WriteString(s[at:end])
+		at = end
+	}
+	return b.String(), m.out
 }
 
 func (r replace) apply(s string, spans []span) (string, []span) {

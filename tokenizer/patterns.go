@@ -2,7 +2,6 @@ package tokenizer
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -119,5 +118,3 @@ func (b backtracker) cuts(s string) []int {
 	}
 	return ends
 }
-
-var manyBlanks = regexp.MustCompile(` {2,}`)

@@ -81,16 +81,12 @@ func (t *Tokenizer) encode(text string, addSpecial bool, g guard) []int32 {
 		dst = append(dst, t.before...)
 	}
 	at := 0
-	for at < len(text) {
-		token, start, stop := t.raw.next(text, at, g)
-		if token == nil {
-			break
-		}
-		dst = t.encodeSegment(dst, text[at:start], at == 0, g.within(at, start))
-		dst = append(dst, token.id)
-		at = stop
+	for f, ok := t.raw.next(text, found{}, g); ok; f, ok = t.raw.next(text, f, g) {
+		dst = t.encodeSegment(dst, text, at, f.start, g)
+		dst = append(dst, f.id)
+		at = f.stop
 	}
-	dst = t.encodeSegment(dst, text[at:], at == 0, g.within(at, len(text)))
+	dst = t.encodeSegment(dst, text, at, len(text), g)
 	if addSpecial {
 		dst = append(dst, t.after...)
 	}
@@ -108,23 +104,23 @@ func (g guard) within(start, end int) guard {
 	return part
 }
 
-// encodeSegment encodes text without raw added tokens. first: it begins the whole text.
-func (t *Tokenizer) encodeSegment(dst []int32, s string, first bool, g guard) []int32 {
-	if s == "" {
+// encodeSegment encodes text[start:end], which has no raw added tokens.
+func (t *Tokenizer) encodeSegment(dst []int32, text string, start, end int, g guard) []int32 {
+	if start >= end {
 		return dst
 	}
+	s, first := text[start:end], start == 0
+	g = g.within(start, end)
 	for _, n := range t.normalizers {
 		s, g.untrusted = n.apply(s, g.untrusted)
 	}
 	at := 0
-	for at < len(s) {
-		token, start, stop := t.normalized.next(s, at, g)
-		if token == nil {
-			break
+	for f, ok := t.normalized.next(s, found{}, g); ok; f, ok = t.normalized.next(s, f, g) {
+		if f.start > at {
+			dst = t.encodePlain(dst, s[at:f.start], first && at == 0)
 		}
-		dst = t.encodePlain(dst, s[at:start], first && at == 0)
-		dst = append(dst, token.id)
-		at = stop
+		dst = append(dst, f.id)
+		at = f.stop
 	}
 	return t.encodePlain(dst, s[at:], first && at == 0)
 }

@@ -41,7 +41,7 @@ func newUnigram(v *vocab, scores []float64, unk int32, byteFallback bool) (*unig
 			return nil, fmt.Errorf("tokenizer: token %d has score %v; scores must be finite", id, score)
 		}
 		worst = min(worst, score)
-		if k := v.kinds[id]; k != Absent && !v.special(int32(id)) {
+		if v.model[id] && !v.special(int32(id)) {
 			tokens = append(tokens, addedToken{id: int32(id)})
 			contents = append(contents, string(v.text.at(int32(id))))
 		}

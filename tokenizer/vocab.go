@@ -55,7 +55,7 @@ type vocab struct {
 	text  blob   // spelling in the file ("Ġthe", "▁the", "<0x0A>")
 	bytes blob   // what Decode writes (" the", "\n")
 	kinds []Kind // what it is
-	added []bool // cut out of the text before the model sees it
+	model []bool // the model itself spells text with it (added tokens may lie outside)
 	index strtab // spelling → id
 }
 
@@ -89,7 +89,7 @@ func newVocab(spellings []string, kinds []Kind) (*vocab, error) {
 			return nil, fmt.Errorf("tokenizer: token texts exceed %d bytes", maxVocabBytes)
 		}
 	}
-	v := &vocab{kinds: kinds, added: make([]bool, len(kinds))}
+	v := &vocab{kinds: kinds, model: make([]bool, len(kinds))}
 	v.text = blob{data: make([]byte, 0, total), ends: make([]uint32, 0, len(spellings))}
 	for _, s := range spellings {
 		v.text.add([]byte(s))
