@@ -9,21 +9,22 @@ type block struct {
 	fence        uint64 // not to be written anew before this step has completed
 	refs         int32  // block tables that name it
 	prev, next   int32  // neighbours in its list
-	state        state
+	state        State
 	hashed       bool // full, contents final: hash, parent and tokens are set
 	indexed      bool // the index leads here (of equal blocks only one is indexed)
 }
 
-type state uint8
+// State is what a block is there for; see the package comment.
+type State uint8
 
 const (
-	stateFree state = iota
-	stateIdle
-	stateReferenced
-	stateFenced
+	Free       State = iota // empty
+	Idle                    // unused, its contents cached
+	Referenced              // in a block table
+	Fenced                  // unused, until a step completes
 )
 
-func (s state) String() string {
+func (s State) String() string {
 	return [...]string{"free", "idle", "referenced", "fenced"}[s]
 }
 
@@ -33,13 +34,13 @@ const none = -1
 type list struct {
 	head, tail int32
 	len        int
-	holds      state // stateFree stands for free and idle
+	holds      State // Free stands for free and idle
 }
 
-func (l *list) init(holds state) { *l = list{head: none, tail: none, holds: holds} }
+func (l *list) init(holds State) { *l = list{head: none, tail: none, holds: holds} }
 
 // insertAfter puts id behind at; at = none puts it at the head.
-func (m *BlockManager) insertAfter(l *list, at, id int32, s state) {
+func (m *BlockManager) insertAfter(l *list, at, id int32, s State) {
 	b := &m.blocks[id]
 	b.prev, b.next, b.state = at, l.head, s
 	if at != none {
@@ -57,8 +58,8 @@ func (m *BlockManager) insertAfter(l *list, at, id int32, s state) {
 	*m.count(s)++
 }
 
-func (m *BlockManager) pushBack(l *list, id int32, s state)  { m.insertAfter(l, l.tail, id, s) }
-func (m *BlockManager) pushFront(l *list, id int32, s state) { m.insertAfter(l, none, id, s) }
+func (m *BlockManager) pushBack(l *list, id int32, s State)  { m.insertAfter(l, l.tail, id, s) }
+func (m *BlockManager) pushFront(l *list, id int32, s State) { m.insertAfter(l, none, id, s) }
 
 func (m *BlockManager) unlink(l *list, id int32) {
 	b := &m.blocks[id]
@@ -76,13 +77,13 @@ func (m *BlockManager) unlink(l *list, id int32) {
 	*m.count(b.state)--
 }
 
-func (m *BlockManager) count(s state) *int {
+func (m *BlockManager) count(s State) *int {
 	switch s {
-	case stateFree:
+	case Free:
 		return &m.stats.Free
-	case stateIdle:
+	case Idle:
 		return &m.stats.Idle
-	case stateReferenced:
+	case Referenced:
 		return &m.stats.Referenced
 	}
 	return &m.stats.Fenced
@@ -101,7 +102,7 @@ func (m *BlockManager) take() int32 {
 		m.evict(id)
 	}
 	b.hashed = false
-	b.refs, b.state = 1, stateReferenced
+	b.refs, b.state = 1, Referenced
 	m.stats.Referenced++
 	return id
 }
@@ -110,13 +111,13 @@ func (m *BlockManager) take() int32 {
 func (m *BlockManager) ref(id int32) {
 	b := &m.blocks[id]
 	switch b.state {
-	case stateFree, stateIdle:
+	case Free, Idle:
 		m.unlink(&m.reusable, id)
-	case stateFenced:
+	case Fenced:
 		m.unlink(&m.fenced, id)
 	}
 	if b.refs == 0 {
-		b.state = stateReferenced
+		b.state = Referenced
 		m.stats.Referenced++
 	}
 	b.refs++
@@ -143,16 +144,16 @@ func (m *BlockManager) unref(id int32, fence uint64) {
 	for at != none && m.blocks[at].fence > b.fence {
 		at = m.blocks[at].prev
 	}
-	m.insertAfter(&m.fenced, at, id, stateFenced)
+	m.insertAfter(&m.fenced, at, id, Fenced)
 }
 
 // park puts a block that nobody uses where it will be reused: behind the others
 // if it is cached, first in line if not.
 func (m *BlockManager) park(id int32) {
 	if m.blocks[id].indexed {
-		m.pushBack(&m.reusable, id, stateIdle)
+		m.pushBack(&m.reusable, id, Idle)
 	} else {
-		m.pushFront(&m.reusable, id, stateFree)
+		m.pushFront(&m.reusable, id, Free)
 	}
 }
 

@@ -21,6 +21,14 @@ type Stats struct {
 // Stats returns the current figures.
 func (m *BlockManager) Stats() Stats { return m.stats }
 
+// AppendStates appends the state of every block, for a map of the pool.
+func (m *BlockManager) AppendStates(dst []State) []State {
+	for id := range m.blocks {
+		dst = append(dst, m.blocks[id].state)
+	}
+	return dst
+}
+
 // Check walks everything and returns the first broken invariant: each block in
 // one state and the states summing to the total, refs equal to the number of
 // tables of live sequences that name the block, shared and published blocks
@@ -49,7 +57,7 @@ func (m *BlockManager) checkStates() error {
 	for id := range m.blocks {
 		b := &m.blocks[id]
 		seen[b.state]++
-		if (b.refs > 0) != (b.state == stateReferenced) {
+		if (b.refs > 0) != (b.state == Referenced) {
 			return fmt.Errorf("kvcache: block %d is %v with %d references", id, b.state, b.refs)
 		}
 		if b.indexed {
@@ -61,7 +69,7 @@ func (m *BlockManager) checkStates() error {
 		if b.hashed && b.indexed && m.link(b.parent, m.ids(int32(id))) != b.hash {
 			return fmt.Errorf("kvcache: block %d does not hold what its hash says", id)
 		}
-		if (b.state == stateIdle && !b.indexed) || (b.state == stateFree && b.indexed) {
+		if (b.state == Idle && !b.indexed) || (b.state == Free && b.indexed) {
 			return fmt.Errorf("kvcache: block %d is %v, cached = %v", id, b.state, b.indexed)
 		}
 	}
@@ -88,13 +96,13 @@ func (m *BlockManager) checkList(l *list, want int) error {
 		if b.prev != prev || n > len(m.blocks) {
 			return fmt.Errorf("kvcache: the list of %v blocks is broken at block %d", l.holds, id)
 		}
-		if (b.state == stateFenced) != (l.holds == stateFenced) || b.state == stateReferenced {
+		if (b.state == Fenced) != (l.holds == Fenced) || b.state == Referenced {
 			return fmt.Errorf("kvcache: block %d is %v in the list of %v blocks", id, b.state, l.holds)
 		}
-		if l.holds == stateFenced && (b.fence <= m.completed || prev != none && m.blocks[prev].fence > b.fence) {
+		if l.holds == Fenced && (b.fence <= m.completed || prev != none && m.blocks[prev].fence > b.fence) {
 			return fmt.Errorf("kvcache: block %d is out of order in the fence, at step %d of %d", id, b.fence, m.completed)
 		}
-		if l.holds != stateFenced && b.fence > m.completed {
+		if l.holds != Fenced && b.fence > m.completed {
 			return fmt.Errorf("kvcache: block %d is reusable before step %d has completed", id, b.fence)
 		}
 		n, prev = n+1, id

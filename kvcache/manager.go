@@ -13,16 +13,18 @@
 //
 // # A block is in exactly one state
 //
-//		Free, Idle ── taken ──▶ Referenced ── let go by all ──▶ Fenced ── step completed ──▶ Free or Idle
-//		Idle, Fenced ── prefix hit ──▶ Referenced
+//	Free, Idle ── taken ──▶ Referenced ── let go by all ──▶ Fenced ── step completed ──▶ Free or Idle
+//	Idle, Fenced ── prefix hit ──▶ Referenced
 //
-//	  - Referenced: in at least one block table; refs counts the tables.
-//	  - Fenced: in no table, but a step that was handed out may still read or
-//	    write it. It becomes reusable when that step has completed, never before:
-//	    reuse while a step is in flight gives one request another's K/V, the
-//	    gravest bug of this field.
-//	  - Idle: reusable, with contents that the prefix cache can still hand out.
-//	  - Free: reusable, nothing in it.
+// In words:
+//
+//   - Referenced: in at least one block table; refs counts the tables.
+//   - Fenced: in no table, but a step that was handed out may still read or
+//     write it. It becomes reusable when that step has completed, never before:
+//     reuse while a step is in flight gives one request another's K/V, the
+//     gravest bug of this field.
+//   - Idle: reusable, with contents that the prefix cache can still hand out.
+//   - Free: reusable, nothing in it.
 //
 // Free + Idle + Referenced + Fenced = NumBlocks, always; [BlockManager.Check]
 // proves it and recounts refs from the tables.
@@ -108,10 +110,10 @@ func (m *BlockManager) Reset() {
 	clear(m.ghosts)
 	s := &m.stats
 	s.Total, s.Free, s.Idle, s.Referenced, s.Fenced = len(m.blocks), 0, 0, 0, 0
-	m.reusable.init(stateFree)
-	m.fenced.init(stateFenced)
+	m.reusable.init(Free)
+	m.fenced.init(Fenced)
 	for id := range m.blocks {
-		m.pushBack(&m.reusable, int32(id), stateFree)
+		m.pushBack(&m.reusable, int32(id), Free)
 	}
 }
 

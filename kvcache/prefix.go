@@ -72,7 +72,7 @@ func (m *BlockManager) match(table []int32, chain []Hash, tokens []int32) (_ []i
 		if id == none {
 			break
 		}
-		if m.blocks[id].state == stateIdle {
+		if m.blocks[id].state == Idle {
 			fromPool++
 		}
 		table = append(table, id)
@@ -151,9 +151,9 @@ func (m *BlockManager) ClearCache() {
 			continue
 		}
 		m.unindex(int32(id))
-		if b.state == stateIdle {
+		if b.state == Idle {
 			m.unlink(&m.reusable, int32(id))
-			m.pushFront(&m.reusable, int32(id), stateFree)
+			m.pushFront(&m.reusable, int32(id), Free)
 		}
 	}
 	clear(m.ghosts)

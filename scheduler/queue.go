@@ -97,13 +97,14 @@ func (s *Scheduler) blockedBy(e *entry) *entry {
 	return first
 }
 
-// forkSource is a running sibling that has all but the last prompt token computed.
+// forkSource is a running sibling that has computed the prompt in a completed
+// step. (One that has itself just forked has a tail that is yet to be copied.)
 func (s *Scheduler) forkSource(e *entry) *entry {
 	if e.seq.NumOutput() > 0 {
 		return nil // a recomputed choice has its own output to compute too
 	}
 	for _, m := range e.group.members {
-		if m != e && m.seq.Status == batch.Running && m.seq.NumComputed >= e.seq.PromptLen-1 && m.seq.NumComputed > 0 {
+		if m != e && m.seq.Status == batch.Running && m.seq.NumComputed >= e.seq.PromptLen {
 			return m
 		}
 	}

@@ -20,7 +20,9 @@ func (s *Scheduler) Schedule(now time.Duration) *batch.Step {
 	p.single()
 	p.limitByTime()
 	p.prefill()
-	if !p.preempted {
+	if p.preempted {
+		s.allWaitFor(WaitBlocks)
+	} else {
 		p.admit(now)
 	}
 	p.drafts()

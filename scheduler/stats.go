@@ -81,7 +81,8 @@ func (s *Scheduler) Stats() Stats {
 }
 
 // Check walks the queues and the pool and returns the first broken invariant.
-func (s *Scheduler) Check() error {
+// others are sequences outside the scheduler that own blocks of the same pool.
+func (s *Scheduler) Check(others ...*batch.Sequence) error {
 	if len(s.byID) != len(s.waiting)+len(s.running) {
 		return fmt.Errorf("scheduler: %d sequences known, %d waiting and %d running", len(s.byID), len(s.waiting), len(s.running))
 	}
@@ -101,7 +102,7 @@ func (s *Scheduler) Check() error {
 	if tokens != s.waitingTokens {
 		return fmt.Errorf("scheduler: %d tokens wait, counted %d", tokens, s.waitingTokens)
 	}
-	s.live = s.live[:0]
+	s.live = append(s.live[:0], others...)
 	for i, e := range s.running {
 		if err := s.checkRunning(i, e); err != nil {
 			return err

@@ -1,0 +1,212 @@
+package sim
+
+import "sestina/batch"
+
+// mix is the finaliser of splitmix64: each input bit reaches each output bit.
+func mix(x uint64) uint64 {
+	x ^= x >> 30
+	x *= 0xbf58476d1ce4e5b9
+	x ^= x >> 27
+	x *= 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// next draws from a splitmix64 generator.
+func next(state *uint64) uint64 {
+	*state += 0x9e3779b97f4a7c15
+	return mix(*state)
+}
+
+// The model. State f(p) folds the slots of positions before p; the slot of
+// position p depends on f(p), the token and the position; the next token on the
+// fold over all slots and the stream's own seed.
+func foldStart(salt uint64) uint64          { return mix(salt ^ 0x5e571a) }
+func slotValue(f uint64, tok, p int) uint64 { return mix(f ^ uint64(tok)<<20 ^ uint64(p)) }
+func foldSlot(f, slot uint64) uint64        { return mix(f*3 ^ slot) }
+
+const (
+	vocab = 1 << 16
+	eosIn = 48 // one token in so many ends the answer
+)
+
+func nextToken(f, seed uint64) int32 { return int32(mix(f^seed) % vocab) }
+
+func isEOS(tok int32) bool { return tok%eosIn == 0 }
+
+const poison = 0xdeadbeefdeadbeef
+
+// device computes steps out of order: each step in flight is a row of small
+// works (its copies; then, span by span, the reads; then the writes, late), and
+// pump carries out any of them at random.
+type device struct {
+	size   int // tokens per block
+	slots  []uint64
+	steps  []*launched // in flight, oldest first
+	spare  []*launched
+	defect Defect
+}
+
+// launched is a step in flight, with its own copy of the block tables, as a
+// device would have it.
+type launched struct {
+	step   *batch.Step
+	copies []batch.BlockCopy
+	copied bool
+	spans  []span
+}
+
+type span struct {
+	stream *stream
+	table  []int32
+	start  int
+	tokens []int32 // those computed, drafts last
+	drafts int
+	known  int // committed tokens at launch
+	salt   uint64
+
+	read   bool
+	landed bool
+	values []uint64 // slots to be written
+	folds  []uint64 // state behind each token
+}
+
+func (d *device) init(blocks, size int, defect Defect) {
+	*d = device{size: size, slots: make([]uint64, blocks*size), defect: defect}
+	for i := range d.slots {
+		d.slots[i] = poison
+	}
+}
+
+func (d *device) computes(seq *batch.Sequence) bool {
+	for _, l := range d.steps {
+		for i := range l.spans {
+			if l.spans[i].stream.seq == seq {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (d *device) launch(step *batch.Step, find func(int64) *stream) {
+	l := &launched{}
+	if n := len(d.spare); n > 0 {
+		l, d.spare = d.spare[n-1], d.spare[:n-1]
+	}
+	l.step, l.copied = step, false
+	l.copies = append(l.copies[:0], step.Copies...)
+	if cap(l.spans) < len(step.Seqs) {
+		l.spans = make([]span, len(step.Seqs))
+	}
+	l.spans = l.spans[:len(step.Seqs)]
+	for i, sch := range step.Seqs {
+		sp, seq := &l.spans[i], sch.Seq
+		sp.stream, sp.start, sp.drafts = find(seq.ID), seq.NumComputed, sch.NumDrafts
+		sp.known, sp.salt = len(seq.Tokens), sp.stream.salt
+		sp.table = append(sp.table[:0], seq.BlockTable...)
+		sp.tokens, sp.values, sp.folds = sp.tokens[:0], sp.values[:0], sp.folds[:0]
+		sp.read, sp.landed = false, false
+		for p := range sch.NumTokens {
+			sp.tokens = append(sp.tokens, seq.Token(seq.NumComputed+p))
+		}
+	}
+	d.steps = append(d.steps, l)
+}
+
+// pump carries out up to most works of the steps in flight.
+func (d *device) pump(rng *uint64, most int) {
+	for range next(rng) % uint64(most+1) {
+		if len(d.steps) == 0 {
+			return
+		}
+		l := d.steps[next(rng)%uint64(len(d.steps))]
+		d.work(l, &l.spans[next(rng)%uint64(len(l.spans))])
+	}
+}
+
+// work does the next thing that is due for a span.
+func (d *device) work(l *launched, sp *span) {
+	switch {
+	case !l.copied:
+		d.copyBlocks(l)
+	case !sp.read:
+		d.readAndCompute(sp)
+	case !sp.landed:
+		d.land(sp)
+	}
+}
+
+func (d *device) copyBlocks(l *launched) {
+	l.copied = true
+	if d.defect == IgnoreCopies {
+		return
+	}
+	for _, c := range l.copies {
+		copy(d.block(c.Dst), d.block(c.Src))
+	}
+}
+
+// willCopy reports whether a step in flight has yet to fill this block by a copy.
+func (d *device) willCopy(id int32) bool {
+	for _, l := range d.steps {
+		for _, c := range l.copies {
+			if !l.copied && c.Dst == id {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (d *device) block(id int32) []uint64 {
+	return d.slots[int(id)*d.size : (int(id)+1)*d.size]
+}
+
+// slot is the slot mapping: where position p of a table lives.
+func (d *device) slot(table []int32, p int) *uint64 {
+	return &d.slots[int(table[p/d.size])*d.size+p%d.size]
+}
+
+func (d *device) readAndCompute(sp *span) {
+	sp.read = true
+	f := foldStart(sp.salt)
+	for p := range sp.start {
+		f = foldSlot(f, *d.slot(sp.table, p))
+	}
+	for i, tok := range sp.tokens {
+		v := slotValue(f, int(tok), sp.start+i)
+		f = foldSlot(f, v)
+		sp.values = append(sp.values, v)
+		sp.folds = append(sp.folds, f)
+	}
+}
+
+func (d *device) land(sp *span) {
+	sp.landed = true
+	for i, v := range sp.values {
+		*d.slot(sp.table, sp.start+i) = v
+	}
+}
+
+// finish completes the oldest step.
+func (d *device) finish() *launched {
+	l := d.steps[0]
+	for i := range l.spans {
+		for !l.spans[i].landed {
+			d.work(l, &l.spans[i])
+		}
+	}
+	d.steps = append(d.steps[:0], d.steps[1:]...)
+	return l
+}
+
+func (d *device) recycle(l *launched) { d.spare = append(d.spare, l) }
+
+// drop forgets all steps in flight and spoils the memory: the device died.
+func (d *device) drop() {
+	d.spare = append(d.spare, d.steps...)
+	d.steps = d.steps[:0]
+	for i := range d.slots {
+		d.slots[i] = poison
+	}
+}

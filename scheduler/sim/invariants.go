@@ -1,0 +1,290 @@
+package sim
+
+import (
+	"strings"
+
+	"sestina/batch"
+	"sestina/kvcache"
+	"sestina/scheduler"
+)
+
+// books are the checker's own notes, kept apart from what it checks.
+type books struct {
+	states, previous []kvcache.State
+	salt             []uint64 // salt that uses each block now
+	owners           []int    // tables that name each block, of live sequences and of steps in flight
+	running, waiting []*stream
+	preemptions      map[int64]int
+}
+
+func (b *books) init(blocks int) {
+	b.salt = make([]uint64, blocks)
+	b.owners = make([]int, blocks)
+	b.preemptions = map[int64]int{}
+}
+
+// check runs after every operation.
+func (w *world) check() {
+	if err := w.sched.Check(w.hog); err != nil {
+		broken(classify(err), "%v", err)
+	}
+	w.poisonFree()
+	w.checkInFlight()
+	clear(w.books.salt)
+	for _, s := range w.live {
+		w.checkSlots(s)
+		w.checkSalt(s)
+		if s.seq.Status == batch.Running && (s.seq.NumComputed >= len(s.seq.Tokens) || s.seq.NumComputed < 0) {
+			broken("I5", "sequence %d has %d of %d tokens computed", s.seq.ID, s.seq.NumComputed, len(s.seq.Tokens))
+		}
+	}
+	if len(w.hog.BlockTable) > 0 {
+		w.sinceToken = 0 // the pool is being withheld
+	}
+	if bound := 8*w.trace.Config.MaxModelLen + 100; w.sinceToken > bound {
+		broken("I7", "no token in %d steps", w.sinceToken)
+	}
+}
+
+// classify names the invariant of an error that the scheduler's own Check found.
+func classify(err error) string {
+	msg := err.Error()
+	for _, c := range [...]struct{ part, invariant string }{
+		{"references, ", "I2"}, {"shared or published", "I3"}, {"holds other tokens", "I4"}, {"does not hold", "I4"},
+		{"may", "I6"}, {"order", "I8"}, {"waits with", "I7"}, {"computed", "I5"},
+	} {
+		if strings.Contains(msg, c.part) {
+			return c.invariant
+		}
+	}
+	return "I1"
+}
+
+// poisonFree overwrites blocks that have become free.
+func (w *world) poisonFree() {
+	b := &w.books
+	b.states = w.pool.AppendStates(b.states[:0])
+	for id, s := range b.states {
+		if s == kvcache.Free && (len(b.previous) == 0 || b.previous[id] != kvcache.Free) {
+			slots := w.device.block(int32(id))
+			for i := range slots {
+				slots[i] = poison
+			}
+		}
+	}
+	b.previous = append(b.previous[:0], b.states...)
+}
+
+// checkInFlight: what a step in flight reads, writes or copies is not up for reuse (I1).
+func (w *world) checkInFlight() {
+	reusable := func(id int32) bool {
+		s := w.books.states[id]
+		return s == kvcache.Free || s == kvcache.Idle
+	}
+	for _, l := range w.device.steps {
+		for i := range l.spans {
+			for _, id := range l.spans[i].table {
+				if reusable(id) {
+					broken("I1", "block %d is %v while step %d computes sequence %d with it", id, w.books.states[id], l.step.ID, l.spans[i].stream.seq.ID)
+				}
+			}
+		}
+		for _, c := range l.copies {
+			if reusable(c.Src) {
+				broken("I1", "block %d is %v while step %d copies it", c.Src, w.books.states[c.Src], l.step.ID)
+			}
+		}
+	}
+}
+
+// checkSlots: the computed positions hold their own K/V (I4), but for a tail
+// that the step in flight has yet to copy.
+func (w *world) checkSlots(s *stream) {
+	for p := range s.seq.NumComputed {
+		if p%w.device.size == 0 && w.device.willCopy(s.seq.BlockTable[p/w.device.size]) {
+			return
+		}
+		if got := *w.device.slot(s.seq.BlockTable, p); got != s.values[p] {
+			broken("I4", "sequence %d position %d (block %d) holds %#x, not %#x", s.seq.ID, p, s.seq.BlockTable[p/w.device.size], got, s.values[p])
+		}
+	}
+}
+
+// checkSalt: one block, one tenant (I11).
+func (w *world) checkSalt(s *stream) {
+	for _, id := range s.seq.BlockTable {
+		if other := w.books.salt[id]; other != 0 && other != s.salt {
+			broken("I11", "block %d is shared across salts, with sequence %d", id, s.seq.ID)
+		}
+		w.books.salt[id] = s.salt
+	}
+}
+
+// before notes who runs and who waits, in the scheduler's order.
+func (b *books) before(w *world) {
+	b.running, b.waiting = b.running[:0], b.waiting[:0]
+	for _, s := range w.live {
+		b.preemptions[s.seq.ID] = s.seq.Preemptions
+		if s.seq.Status == batch.Running {
+			b.running = append(b.running, s)
+		} else {
+			b.waiting = append(b.waiting, s)
+		}
+	}
+}
+
+// after judges the step that came out of the state noted by before.
+func (b *books) after(w *world, step *batch.Step) {
+	w.checkPreempted()
+	w.checkAdmitted()
+	w.checkWaits()
+	if step != nil {
+		w.checkStep(step)
+	}
+}
+
+// precedes is the order of service.
+func (w *world) precedes(a, b *stream) bool {
+	if scheduler.Order(w.trace.Config.Order) == scheduler.PriorityOrder && a.seq.Priority != b.seq.Priority {
+		return a.seq.Priority < b.seq.Priority
+	}
+	return a.seq.ID < b.seq.ID
+}
+
+// checkPreempted: the victims come from the end of the order, and the first stays (I8).
+func (w *world) checkPreempted() {
+	b := &w.books
+	for _, victim := range b.running {
+		if victim.seq.Preemptions == b.preemptions[victim.seq.ID] {
+			continue
+		}
+		first := true
+		for _, s := range b.running {
+			if s == victim {
+				continue
+			}
+			first = first && w.precedes(victim, s)
+			spared := s.seq.Preemptions == b.preemptions[s.seq.ID] && !w.device.computes(s.seq)
+			if spared && w.precedes(victim, s) {
+				broken("I8", "sequence %d was preempted before %d", victim.seq.ID, s.seq.ID)
+			}
+		}
+		if first {
+			broken("I8", "sequence %d, the first in order, was preempted", victim.seq.ID)
+		}
+	}
+}
+
+// checkAdmitted: nobody was passed over, but for siblings that wait for a prompt (I8).
+func (w *world) checkAdmitted() {
+	for _, s := range w.books.waiting {
+		if s.seq.Status != batch.Running {
+			continue
+		}
+		s.admitted = true
+		for _, t := range w.books.waiting {
+			if t.seq.Status == batch.Waiting && w.precedes(t, s) {
+				if wait, _ := w.sched.WaitsFor(t.seq.ID); wait != scheduler.WaitSibling {
+					broken("I8", "sequence %d was admitted before %d", s.seq.ID, t.seq.ID)
+				}
+			}
+		}
+	}
+}
+
+// checkWaits: each waiting sequence names a reason, and the named sequence is
+// alive and comes before it, so that the graph has no cycle (I7).
+func (w *world) checkWaits() {
+	held := len(w.device.steps) > 0 || len(w.hog.BlockTable) > 0 || w.sched.Stats().Running > 0
+	for _, s := range w.live {
+		if s.seq.Status != batch.Waiting {
+			continue
+		}
+		wait, id := w.sched.WaitsFor(s.seq.ID)
+		other := w.find(id)
+		switch wait {
+		case scheduler.WaitNothing:
+			broken("I7", "sequence %d waits for nothing", s.seq.ID)
+		case scheduler.WaitSibling:
+			if other == nil || other.seq.ID >= s.seq.ID || other.seq.Choice >= s.seq.Choice {
+				broken("I7", "sequence %d waits for sibling %d", s.seq.ID, id)
+			}
+		case scheduler.WaitTurn:
+			if other == nil || !w.precedes(other, s) {
+				broken("I7", "sequence %d waits for its turn behind %d", s.seq.ID, id)
+			}
+		default:
+			if !held {
+				broken("I7", "sequence %d waits for %v, which nobody holds", s.seq.ID, wait)
+			}
+		}
+	}
+}
+
+// checkStep: rows, seats, one share per sequence, and one writer per block (I3, I6).
+func (w *world) checkStep(step *batch.Step) {
+	c := w.sched.Config()
+	if n := step.NumTokens(); n > c.MaxNumBatchedTokens || len(step.Seqs) > c.MaxNumSeqs {
+		broken("I6", "step %d has %d rows of %d sequences", step.ID, n, len(step.Seqs))
+	}
+	w.countOwners()
+	for i, sch := range step.Seqs {
+		seq := sch.Seq
+		committed := sch.NumTokens - sch.NumDrafts
+		switch {
+		case sch.NumTokens < 1 || committed < 1 || seq.NumComputed+committed > len(seq.Tokens) || sch.NumDrafts != len(seq.Drafts):
+			broken("I5", "sequence %d: %d rows with %d drafts from position %d of %d", seq.ID, sch.NumTokens, sch.NumDrafts, seq.NumComputed, len(seq.Tokens))
+		case sch.NumDrafts > 0 && (seq.NumComputed+committed != len(seq.Tokens) || seq.NumOutput()+sch.NumDrafts >= seq.MaxTokens):
+			broken("I5", "sequence %d: %d drafts after %d of %d tokens", seq.ID, sch.NumDrafts, seq.NumOutput(), seq.MaxTokens)
+		case seq.Status != batch.Running || w.device.computes(seq):
+			broken("I6", "sequence %d is in a step with status %d, or in two", seq.ID, seq.Status)
+		}
+		for _, other := range step.Seqs[:i] {
+			if other.Seq == seq {
+				broken("I6", "sequence %d is in step %d twice", seq.ID, step.ID)
+			}
+		}
+		size := w.device.size
+		for b := seq.NumComputed / size; b <= (seq.NumComputed+sch.NumTokens-1)/size; b++ {
+			if b >= len(seq.BlockTable) {
+				broken("I3", "sequence %d writes position %d with %d blocks", seq.ID, b*size, len(seq.BlockTable))
+			}
+			if n := w.books.owners[seq.BlockTable[b]]; n != 1 {
+				broken("I3", "sequence %d writes block %d, which %d use", seq.ID, seq.BlockTable[b], n)
+			}
+		}
+	}
+}
+
+// countOwners counts for each block the live tables that name it, and the steps
+// in flight that do so for a sequence that has ended or no longer names it.
+func (w *world) countOwners() {
+	owners := w.books.owners
+	clear(owners)
+	for _, s := range w.live {
+		for _, id := range s.seq.BlockTable {
+			owners[id]++
+		}
+	}
+	for _, l := range w.device.steps {
+		for i := range l.spans {
+			sp := &l.spans[i]
+			for j, id := range sp.table {
+				if t := sp.stream.seq.BlockTable; j >= len(t) || t[j] != id {
+					owners[id]++
+				}
+			}
+		}
+	}
+}
+
+// checkEmpty: nothing is left when all have ended (I10).
+func (w *world) checkEmpty() {
+	st, pool := w.sched.Stats(), w.pool.Stats()
+	if st.Running != 0 || st.Waiting != 0 || st.WaitingTokens != 0 || st.InFlight != 0 {
+		broken("I10", "%d running, %d waiting, %d tokens, %d steps in flight at the end", st.Running, st.Waiting, st.WaitingTokens, st.InFlight)
+	}
+	if pool.Free+pool.Idle != pool.Total {
+		broken("I10", "%d free and %d idle of %d blocks at the end", pool.Free, pool.Idle, pool.Total)
+	}
+}

@@ -1,0 +1,179 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// Trace is a run that can be replayed: what [Generate] makes of a seed, or what
+// [Shrink] has left of it. It is kept as JSON.
+type Trace struct {
+	Version   int    `json:"sestina_trace"` // 1
+	Seed      uint64 `json:"seed"`
+	Violation string `json:"violation,omitempty"` // what it once showed
+	Config    Config `json:"config"`
+	Ops       []Op   `json:"ops"`
+}
+
+// Config is the part of the settings that traces vary.
+type Config struct {
+	NumBlocks, BlockSize   int
+	PrefixCaching, Chunked bool
+	MaxNumSeqs, MaxTokens  int
+	MaxModelLen            int
+	Policy, Order          uint8
+	LongPrefill, Watermark int
+	MaxQueued              int
+	MaxQueuedTokens        int
+	QueueTimeout           time.Duration
+	TimeBudget             int // the cost of a step is 10 + its rows
+	Depth                  int // steps in flight
+}
+
+// Op is one operation. Arrivals use all fields, the others Pick, Seed or Jump.
+type Op struct {
+	Kind string        `json:"op"`
+	Seed uint64        `json:"seed,omitempty"`
+	Pick int           `json:"pick,omitempty"`
+	Jump time.Duration `json:"jump,omitempty"`
+
+	Family int `json:"family,omitempty"` // which shared text the prompt begins with
+	Len    int `json:"len,omitempty"`    // prompt tokens
+	Shared int `json:"shared,omitempty"` // how many of them are of the family; the rest is its own
+	Tail   int `json:"tail,omitempty"`   // which own text
+	N      int `json:"n,omitempty"`      // choices
+	Max    int `json:"max,omitempty"`    // output tokens
+
+	Salt     int  `json:"salt,omitempty"`
+	Priority int  `json:"priority,omitempty"`
+	StopAt   int  `json:"stop_at,omitempty"` // a stop string ends the answer after so many tokens
+	Greedy   bool `json:"greedy,omitempty"`
+	Draft    int  `json:"draft,omitempty"`  // longest draft
+	Accept   int  `json:"accept,omitempty"` // % of drafted tokens that are right
+}
+
+func (op *Op) prompt() []int32 {
+	tokens := make([]int32, op.Len)
+	for i := range tokens {
+		text := uint64(op.Family)
+		if i >= op.Shared {
+			text = 1000 + uint64(op.Tail)
+		}
+		tokens[i] = int32(mix(text<<32|uint64(i)) % vocab)
+	}
+	return tokens
+}
+
+// Generate makes the trace of a seed: a configuration and so many operations.
+func Generate(seed uint64, ops int) *Trace {
+	g := generator{rand.New(rand.NewPCG(seed, 0x5e57))}
+	t := &Trace{Version: 1, Seed: seed, Config: g.config()}
+	hogged := false
+	for range ops {
+		op := g.op(&t.Config)
+		if op.Kind == "hog" || op.Kind == "unhog" {
+			op.Kind = "hog"
+			if hogged {
+				op.Kind = "unhog"
+			}
+			hogged = !hogged
+		}
+		t.Ops = append(t.Ops, op)
+	}
+	return t
+}
+
+type generator struct{ *rand.Rand }
+
+func (g generator) chance(percent int) bool { return g.IntN(100) < percent }
+
+func pick[T any](g generator, from ...T) T { return from[g.IntN(len(from))] }
+
+func (g generator) config() Config {
+	c := Config{
+		BlockSize:     pick(g, 1, 2, 3, 4, 4, 8, 16),
+		PrefixCaching: g.chance(80),
+		Chunked:       g.chance(80),
+		MaxNumSeqs:    pick(g, 1, 2, 3, 4, 6, 8),
+		Depth:         pick(g, 1, 2, 3),
+		Watermark:     pick(g, 0, 0, 0, 1, 2),
+	}
+	blocks := 3 + g.IntN(5) // of the longest sequence
+	c.MaxModelLen = c.BlockSize*blocks + g.IntN(3) - 1
+	c.NumBlocks = pick(g, blocks, blocks+1, blocks+2, 2*blocks, 3*blocks, 5*blocks)
+	c.MaxTokens = pick(g, 2, 5, 8, 16, 32, 64)
+	if g.chance(12) {
+		c.Policy = uint8(1 + g.IntN(2))
+	}
+	if g.chance(30) {
+		c.Order = 1
+	}
+	if g.chance(20) {
+		c.LongPrefill = 1 + g.IntN(2*c.BlockSize)
+	}
+	if g.chance(20) {
+		c.MaxQueued = 1 + g.IntN(6)
+	}
+	if g.chance(10) {
+		c.MaxQueuedTokens = c.MaxModelLen * (1 + g.IntN(3))
+	}
+	if g.chance(20) {
+		c.QueueTimeout = time.Minute
+	}
+	if g.chance(20) {
+		c.TimeBudget = 10 + g.IntN(30)
+	}
+	return c
+}
+
+func (g generator) op(c *Config) Op {
+	switch n := g.IntN(1000); {
+	case n < 150:
+		return g.arrival(c)
+	case n < 180:
+		return Op{Kind: "abort", Pick: g.IntN(64)}
+	case n < 190:
+		return Op{Kind: "retry"}
+	case n < 194:
+		return Op{Kind: "error", Pick: g.IntN(4)}
+	case n < 196:
+		return Op{Kind: "dead"}
+	case n < 198:
+		return Op{Kind: "clear"}
+	case n < 204:
+		return Op{Kind: "hog", Pick: 1 + g.IntN(c.NumBlocks)}
+	case n < 208:
+		return Op{Kind: "clock", Jump: pick(g, time.Second, time.Hour, -time.Hour)}
+	case n == 208 && g.chance(20):
+		return Op{Kind: "drain"}
+	}
+	return Op{Kind: "tick", Seed: g.Uint64()}
+}
+
+// edge is a length at or beside a block edge, below limit.
+func (g generator) edge(c *Config, limit int) int {
+	n := c.BlockSize*g.IntN(limit/c.BlockSize+1) + g.IntN(3) - 1
+	return max(1, min(n, limit))
+}
+
+func (g generator) arrival(c *Config) Op {
+	op := Op{
+		Kind: "arrive", Seed: g.Uint64(),
+		Family: g.IntN(3), Tail: g.IntN(6), Salt: g.IntN(8) / 6, Priority: g.IntN(3),
+		N: pick(g, 1, 1, 1, 1, 1, 2, 3), Greedy: g.chance(40),
+		Len: g.edge(c, c.MaxModelLen-1),
+	}
+	op.Shared = min(op.Len, g.edge(c, c.MaxModelLen))
+	op.Max = 1 + g.IntN(c.MaxModelLen)
+	if !g.chance(3) { // else it may never fit
+		op.Max = min(op.Max, c.MaxModelLen-op.Len, c.NumBlocks*c.BlockSize-op.Len)
+		op.Max = max(op.Max, 1)
+	}
+	if g.chance(30) { // stop at a block edge
+		op.StopAt = max(0, g.edge(c, c.MaxModelLen)-op.Len)
+	}
+	if g.chance(50) {
+		op.Draft, op.Accept = 1+g.IntN(6), pick(g, 0, 30, 70, 95, 100)
+	}
+	return op
+}
