@@ -175,6 +175,9 @@ func (s *Stream) writeMetaspace(dst, text []byte) []byte {
 	if !s.started {
 		blank = ""
 	}
+	if !utf8.Valid(text) {
+		text = appendValid(nil, text)
+	}
 	return s.write(dst, bytes.ReplaceAll(text, []byte(underline), []byte(blank)))
 }
 

@@ -3,6 +3,8 @@ package tokenizer
 import (
 	"fmt"
 	"math"
+	"slices"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -58,10 +60,23 @@ type path struct {
 	id    int32
 }
 
+// lattice is the working memory of one search, reused between pieces and requests.
+type lattice struct {
+	best []path
+	ends []int32
+}
+
+var latticePool = sync.Pool{New: func() any { return new(lattice) }}
+
 func (m *unigram) appendPiece(dst []int32, piece string) []int32 {
-	best := make([]path, len(piece)+1)
-	for i := range best[1:] {
-		best[i+1].start = -1
+	l := latticePool.Get().(*lattice)
+	if cap(l.best) <= maxPooledSymbols {
+		defer latticePool.Put(l)
+	}
+	l.best = slices.Grow(l.best[:0], len(piece)+1)[:len(piece)+1]
+	best := l.best
+	for i := range best {
+		best[i] = path{start: -1}
 	}
 	for i := 0; i < len(piece); {
 		_, width := utf8.DecodeRuneInString(piece[i:])
@@ -84,7 +99,7 @@ func (m *unigram) appendPiece(dst []int32, piece string) []int32 {
 		}
 		i += width
 	}
-	return m.backtrack(dst, piece, best)
+	return m.backtrack(dst, piece, l)
 }
 
 func (p *path) offer(score float64, start int, id int32) {
@@ -94,11 +109,12 @@ func (p *path) offer(score float64, start int, id int32) {
 }
 
 // backtrack appends the ids of the best path.
-func (m *unigram) backtrack(dst []int32, piece string, best []path) []int32 {
-	var ends []int32 // of the tokens, last first
+func (m *unigram) backtrack(dst []int32, piece string, l *lattice) []int32 {
+	best, ends := l.best, l.ends[:0] // ends of the tokens, last first
 	for end := int32(len(piece)); end > 0; end = best[end].start {
 		ends = append(ends, end)
 	}
+	l.ends = ends
 	for i := len(ends) - 1; i >= 0; i-- {
 		p := best[ends[i]]
 		if p.id != m.unk {
