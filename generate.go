@@ -3,7 +3,6 @@ package sestina
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"math/rand/v2"
 	"time"
@@ -84,21 +83,19 @@ func (l *LLM) Encode(text string) ([]int32, error) {
 	return l.Tokenizer.Encode(text, tokenizer.EncodeOptions{AddSpecial: true, ParseSpecial: true}), nil
 }
 
-// ChatIDs renders a conversation through the model's chat template (ChatML
-// where it has none) and encodes it. Message text never becomes control tokens.
+// ErrNoTemplate is returned where a chat is asked of a model without a template.
+var ErrNoTemplate = errors.New("this model has no chat template: use Generate (run --raw) to continue a text")
+
+// ChatIDs renders a conversation through the model's chat template and encodes it. Message text never becomes control tokens.
 func (l *LLM) ChatIDs(in chat.Input) ([]int32, error) {
 	if l.Tokenizer == nil {
 		return nil, ErrNoTokenizer
 	}
-	t := l.Template
-	if t == nil {
-		var err error
-		if t, err = chat.Parse(chat.ChatML); err != nil {
-			return nil, err
-		}
+	if l.Template == nil {
+		return nil, ErrNoTemplate
 	}
 	in.BOSToken, in.EOSToken = l.bos, l.eos
-	segments, err := t.Render(in)
+	segments, err := l.Template.Render(in)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 
 	"sestina/batch"
@@ -33,6 +34,9 @@ func (l *LLM) loadText(c *checkpoint.Checkpoint) error {
 	if err != nil {
 		return err
 	}
+	if source == "" && t != nil && speaksChatML(t) {
+		source = chat.ChatML
+	}
 	if source != "" {
 		if l.Template, err = chat.Parse(source); err != nil {
 			return fmt.Errorf("the model's chat template: %w", err)
@@ -40,6 +44,17 @@ func (l *LLM) loadText(c *checkpoint.Checkpoint) error {
 	}
 	l.Defaults, err = samplingDefaults(c)
 	return err
+}
+
+// speaksChatML reports whether a vocabulary has ChatML's markers, for
+// checkpoints that carry them but no template.
+func speaksChatML(t *tokenizer.Tokenizer) bool {
+	for _, marker := range []string{"<|im_start|>", "<|im_end|>"} {
+		if id, ok := t.ID(marker); !ok || !t.IsSpecial(id) {
+			return false
+		}
+	}
+	return true
 }
 
 var errNoTokenizer = errors.New("the checkpoint has no tokenizer")
@@ -68,6 +83,31 @@ func LoadTokenizer(c *checkpoint.Checkpoint) (*tokenizer.Tokenizer, error) {
 		return nil, err
 	}
 	return tokenizer.FromJSON(data, cfg)
+}
+
+// tokenizerFolder loads a folder that holds tokenizer.json but no model; ok is
+// false where name is no such folder.
+func tokenizerFolder(name string) (t *tokenizer.Tokenizer, ok bool, err error) {
+	root, err := os.OpenRoot(name)
+	if name == "" || err != nil {
+		return nil, false, nil
+	}
+	defer root.Close()
+	if _, err := root.Stat("config.json"); err == nil {
+		return nil, false, nil
+	}
+	data, err := root.ReadFile("tokenizer.json")
+	if err != nil {
+		return nil, false, nil
+	}
+	var cfg *tokenizer.Config
+	if raw, err := root.ReadFile("tokenizer_config.json"); err == nil {
+		if cfg, err = tokenizer.ParseConfig(raw); err != nil {
+			return nil, true, err
+		}
+	}
+	t, err = tokenizer.FromJSON(data, cfg)
+	return t, true, err
 }
 
 // ggufTokenizer reads tokenizer.ggml.*.

@@ -176,7 +176,8 @@ func TestOpenFindsTheModel(t *testing.T) {
 		{"config without weights", map[string]string{"config.json": "{}"}, "", "neither model.safetensors"},
 		{"pickle", map[string]string{"config.json": "{}", "pytorch_model.bin": "x"}, "", "pickle"},
 		{"empty folder", nil, "", "neither config.json"},
-		{"other file", map[string]string{"m.bin": gg}, "m.bin", "neither a .gguf"},
+		{"other file", map[string]string{"m.bin": "bytes"}, "m.bin", "neither a GGUF"},
+		{"GGUF by its magic", map[string]string{"sha256-00": gg}, "sha256-00", "gguf"},
 		{"no file", nil, "m.gguf", "no such file"},
 		{"gguf that is none", map[string]string{"m.gguf": st}, "m.gguf", "not a GGUF file"},
 	}

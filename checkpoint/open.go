@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -32,12 +33,24 @@ func Open(path string) (c *Checkpoint, err error) {
 		return c, err
 	case info.IsDir():
 		return c, c.openFolder(path)
-	case strings.EqualFold(filepath.Ext(path), ".gguf"):
+	case strings.EqualFold(filepath.Ext(path), ".gguf"), isGGUF(path):
 		return c, c.openGGUF(path)
 	case strings.EqualFold(filepath.Ext(path), ".safetensors"):
 		return c, c.openHF(filepath.Dir(path), filepath.Base(path))
 	}
-	return c, errors.New("neither a .gguf or .safetensors file nor a folder")
+	return c, errors.New("neither a GGUF or .safetensors file nor a folder")
+}
+
+// isGGUF looks for the format's magic, for files that are named by their digest.
+func isGGUF(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var magic [4]byte
+	_, err = io.ReadFull(f, magic[:])
+	return err == nil && string(magic[:]) == "GGUF"
 }
 
 const indexName = "model.safetensors.index.json"

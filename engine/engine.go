@@ -90,6 +90,10 @@ func New(r *runner.ModelRunner, blocks int, opt Options) (*Engine, error) {
 // Options are the engine's, with defaults filled in.
 func (e *Engine) Options() Options { return e.opt }
 
+// MaxLen is the longest prompt + output that a request may have: the context, or
+// what the KV pool holds.
+func (e *Engine) MaxLen() int { return e.limit }
+
 // loop is the engine: one iteration is one step.
 func (e *Engine) loop() {
 	runtime.LockOSThread() // worker 0 of the CPU team

@@ -1,0 +1,227 @@
+// Package cpu is the CPU backend: packed weights off the Go heap, one worker
+// team, and a folder per kernel.
+//
+//	matmul     packed weights × rows, int8 or float32 activations
+//	attention  paged flash attention with grouped heads
+//	team       the worker team that splits every operation
+//
+// An operation is one or two parallel loops over the team; worker 0 is the
+// caller. What a loop's share computes depends on the share's indices alone, so
+// the thread count, stealing and the number of rows never change a bit
+// (TestRowsAreIndependent in backend/backendtest).
+package cpu
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"sestina/backend"
+	"sestina/backend/cpu/matmul"
+	"sestina/backend/cpu/team"
+	"sestina/internal/arena"
+	"sestina/internal/simd"
+	"sestina/tensor"
+)
+
+func init() {
+	backend.Register("cpu", func(opt backend.Options) (backend.Backend, error) { return New(opt) })
+}
+
+// Backend computes on the CPU.
+type Backend struct {
+	opt     backend.Options
+	kernels *matmul.Kernels
+	team    *team.Team
+	weights []*arena.Region // weights are carved from large regions, so that huge pages serve them
+	room    []byte          // what is left of the last region
+
+	scratch []scratch // per worker
+	linear  linearJob
+	attend  attendJob
+}
+
+// scratch is one worker's memory, grown as needed and kept.
+type scratch struct {
+	norm []float32 // one row, normalised
+	out  []float32 // a chunk of outputs before the epilogue
+	wide []float32 // a panel of integer weights as float32
+	act  []byte    // one row as int8 blocks
+}
+
+// New makes a backend. ISA is "" for the best or generic, avx2, avx512vnni.
+func New(opt backend.Options) (*Backend, error) {
+	b := &Backend{opt: opt, kernels: matmul.Best()}
+	if opt.ISA != "" {
+		if err := b.force(opt.ISA); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if b.team, err = team.New(opt.Threads); err != nil {
+		return nil, err
+	}
+	team.EnsureProcs(b.team.Threads())
+	b.scratch = make([]scratch, b.team.Threads())
+	b.linear.b, b.attend.b = b, b
+	return b, nil
+}
+
+// force chooses a kernel family by name; one that this machine lacks is an error.
+func (b *Backend) force(name string) error {
+	isa, err := matmul.ParseISA(name)
+	if err != nil {
+		return err
+	}
+	if b.kernels, err = matmul.For(isa); err != nil {
+		return err
+	}
+	level := map[matmul.ISA]simd.Level{matmul.Generic: simd.Generic, matmul.AVX2: simd.AVX2, matmul.AVX512VNNI: simd.AVX512}[isa]
+	_, err = simd.Use(level)
+	return err
+}
+
+// BestISA names the kernel family that this machine would use.
+func BestISA() string { return matmul.Best().ISA.String() }
+
+func (b *Backend) Name() string { return "cpu" }
+
+// Describe names the kernel family and the thread count.
+func (b *Backend) Describe() string {
+	s := fmt.Sprintf("cpu %v, %d threads", b.kernels.ISA, b.team.Threads())
+	if b.team.Threads() == 1 {
+		s = fmt.Sprintf("cpu %v, 1 thread", b.kernels.ISA)
+	}
+	if b.kernels.ISA == matmul.Generic {
+		s += " (pure Go kernels: correct but slow on this machine)"
+	}
+	return s
+}
+
+// Close stops the team and releases the weights.
+func (b *Backend) Close() error {
+	b.team.Close()
+	for _, r := range b.weights {
+		if err := r.Free(); err != nil {
+			return err
+		}
+	}
+	b.weights, b.room = nil, nil
+	return nil
+}
+
+func (b *Backend) NewVector(v []float32) (backend.Vector, error) {
+	return backend.Vector{Host: append([]float32(nil), v...)}, nil
+}
+
+// NewRows allocates activations off the heap.
+func (b *Backend) NewRows(n, width int) (backend.Rows, error) {
+	mem, err := b.carve(uint64(n) * uint64(width) * 4)
+	if err != nil {
+		return backend.Rows{}, fmt.Errorf("%d rows of %d activations: %w", n, width, err)
+	}
+	return backend.Rows{N: n, Width: width, Host: arena.View[float32](mem)}, nil
+}
+
+// regionBytes is the size of the regions that weights are carved from.
+const regionBytes = 64 << 20
+
+// carve returns n zeroed bytes aligned to 64.
+func (b *Backend) carve(n uint64) ([]byte, error) {
+	aligned := (n + 63) &^ 63
+	if aligned < n {
+		return nil, fmt.Errorf("%d bytes are too many", n)
+	}
+	if uint64(len(b.room)) < aligned {
+		r, err := arena.Alloc(max(regionBytes, aligned))
+		if err != nil {
+			return nil, err
+		}
+		b.weights = append(b.weights, r)
+		b.room = r.Bytes()
+	}
+	mem := b.room[:n:n]
+	b.room = b.room[aligned:]
+	return mem, nil
+}
+
+// matrix is a packed weight matrix.
+type matrix struct {
+	*matmul.Packed
+	int8 bool // multiplied by int8 activations
+}
+
+func (m *matrix) Shape() (int, int)   { return m.Rows, m.Cols }
+func (m *matrix) DType() tensor.DType { return m.Packed.DType }
+func (m *matrix) Bytes() uint64       { return m.Packed.Bytes() }
+
+// NewMatrix reads and packs a matrix, panels shared out over the team.
+func (b *Backend) NewMatrix(src backend.Source) (backend.Matrix, error) {
+	size, err := matmul.PackedSize(src.DType, src.Rows, src.Cols)
+	if err != nil {
+		return nil, fmt.Errorf("tensor %q: %w", src.Name, err)
+	}
+	mem, err := b.carve(size)
+	if err != nil {
+		return nil, fmt.Errorf("tensor %q: %w", src.Name, err)
+	}
+	p, err := matmul.New(src.DType, src.Rows, src.Cols, mem)
+	if err != nil {
+		return nil, fmt.Errorf("tensor %q: %w", src.Name, err)
+	}
+	rowBytes, err := src.RowBytes()
+	if err != nil {
+		return nil, err
+	}
+	job := packJob{src: src, packed: p, rowBytes: rowBytes, raw: make([][]byte, b.team.Threads())}
+	b.team.Run(p.Panels(), max(1, loadChunk/(rowBytes*matmul.PanelRows)), &job)
+	if err := job.err.Load(); err != nil {
+		return nil, *err
+	}
+	return &matrix{p, b.opt.Activations == backend.ActivationsAuto && src.DType.Quantized()}, nil
+}
+
+// loadChunk is how many bytes of a file one worker reads at a time.
+const loadChunk = 1 << 20
+
+// packJob reads and packs panels.
+type packJob struct {
+	src      backend.Source
+	packed   *matmul.Packed
+	rowBytes int
+	raw      [][]byte // per worker
+	err      atomic.Pointer[error]
+}
+
+func (j *packJob) Do(worker, i0, i1 int) {
+	row0 := i0 * matmul.PanelRows
+	n := min(i1*matmul.PanelRows, j.src.Rows) - row0
+	if cap(j.raw[worker]) < n*j.rowBytes {
+		j.raw[worker] = make([]byte, n*j.rowBytes)
+	}
+	raw := j.raw[worker][:n*j.rowBytes]
+	if err := j.src.Read(raw, row0, n); err != nil {
+		j.err.CompareAndSwap(nil, &err)
+		return
+	}
+	j.packed.Pack(i0, raw)
+}
+
+// Embed gathers rows of the packed table.
+func (b *Backend) Embed(dst backend.Rows, table backend.Matrix, ids []int32, scale float32) {
+	m := table.(*matrix)
+	for i, id := range ids {
+		m.Row(int(id), dst.Row(i))
+		if scale != 1 {
+			simd.Scale(dst.Row(i), dst.Row(i), scale)
+		}
+	}
+}
+
+// Gather copies rows.
+func (b *Backend) Gather(dst, src backend.Rows, rows []int32) {
+	for i, r := range rows {
+		copy(dst.Row(i), src.Row(int(r)))
+	}
+}
+
+var _ backend.Backend = (*Backend)(nil)

@@ -1,0 +1,78 @@
+package bench
+
+import (
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"sestina/internal/arena"
+	"sestina/internal/simd"
+)
+
+// readBuffer is memory of the weights' size, read to find the bandwidth that
+// one thread reaches: the ceiling that MBU is measured against.
+type readBuffer struct {
+	region *arena.Region
+	floats []float32
+}
+
+func newReadBuffer(bytes uint64) readBuffer {
+	r, err := arena.Alloc(max(bytes&^63, 1<<20))
+	if err != nil {
+		return readBuffer{}
+	}
+	f := arena.View[float32](r.Bytes())
+	for i := range f {
+		f[i] = float32(i & 1023) // every page is touched: no shared zero page
+	}
+	return readBuffer{r, f}
+}
+
+func (b readBuffer) close() {
+	if b.region != nil {
+		b.region.Free()
+	}
+}
+
+// readPasses is how many passes the median is taken of.
+const readPasses = 7
+
+// bandwidth is the median of several passes over the buffer, in bytes per
+// second, on this one thread. A pass keeps the largest value, which costs one
+// instruction per load.
+func (b readBuffer) bandwidth() float64 {
+	if len(b.floats) == 0 {
+		return 0
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	const piece = 256 << 10 // floats: 1 MiB a call, so that Go can stop between calls
+	var passes []float64
+	for range readPasses {
+		begin := time.Now()
+		for rest := b.floats; len(rest) > 0; {
+			n := min(piece, len(rest))
+			simd.Max(rest[:n])
+			rest = rest[n:]
+		}
+		passes = append(passes, float64(len(b.floats))*4/time.Since(begin).Seconds())
+	}
+	return median(passes)
+}
+
+// residentBytes is the process's resident memory, where the system tells.
+func residentBytes() (uint64, bool) {
+	data, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == "VmRSS:" {
+			kb, err := strconv.ParseUint(f[1], 10, 64)
+			return kb << 10, err == nil
+		}
+	}
+	return 0, false
+}
