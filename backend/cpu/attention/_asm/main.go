@@ -1,0 +1,353 @@
+// Command asm writes the assembly of package attention: scores = q·K, the
+// online softmax over the tiles of a partition, and acc += p·V.
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+
+	"sestina/internal/simd/asm/vec"
+)
+
+func main() {
+	Package("sestina/internal/simd/asm/vec")
+	ConstraintExpr("amd64,!purego")
+	for _, s := range vec.ISAs() {
+		for _, t := range []element{{"F32", 4}, {"F16", 2}, {"BF16", 2}} {
+			scores(s, t)
+			values(s, t)
+		}
+		softmax(s)
+		combine(s)
+	}
+	Generate()
+}
+
+// element is the type of K and V in the pool.
+type element struct {
+	name string
+	size int
+}
+
+// load widens 16 elements to float32.
+func (t element) load(s *vec.ISA, m Mem) vec.V {
+	v := s.New()
+	for h := range v {
+		if v[h] == nil {
+			continue
+		}
+		at := m.Offset(8 * t.size * h)
+		switch t.name {
+		case "F32":
+			VMOVUPS(at, v[h])
+		case "F16":
+			VCVTPH2PS(at, v[h])
+		case "BF16":
+			VPMOVZXWD(at, v[h])
+			VPSLLD(U8(16), v[h], v[h])
+		}
+	}
+	return v
+}
+
+const (
+	scoreStride = 16 * 16 * 4 // bytes between the scores of two rows
+	alphaStride = 2 * 16 * 4  // bytes between the alphas of two rows
+)
+
+// maxRows is how many query rows one call takes.
+func maxRows(s *vec.ISA) int {
+	if s.Wide {
+		return 8
+	}
+	return 6
+}
+
+// breadth is how many vectors are worked on beside each other with that many
+// rows: enough independent sums to hide the latency of FMA, few enough for the registers.
+func breadth(s *vec.ISA, rows int) int {
+	switch {
+	case s.Wide && rows <= 4:
+		return 4
+	case s.Wide:
+		return 2
+	}
+	return []int{4, 2, 2, 1, 1, 1}[rows-1]
+}
+
+// perRows emits body once for every number of rows, behind a jump on the parameter.
+func perRows(s *vec.ISA, body func(rows int)) {
+	n := Load(Param("rows"), GP64())
+	for r := 1; r <= maxRows(s); r++ {
+		CMPQ(n, U8(r))
+		JE(LabelRef(fmt.Sprintf("rows%d", r)))
+	}
+	RET()
+	for r := 1; r <= maxRows(s); r++ {
+		Label(fmt.Sprintf("rows%d", r))
+		body(r)
+		s.Return()
+	}
+}
+
+// param loads a parameter.
+func param(name string) reg.GPVirtual { return Load(Param(name), GP64()).(reg.GPVirtual) }
+
+// grid is rows × width sums.
+func grid(rows, width int, each func(r, w int) vec.V) [][]vec.V {
+	g := make([][]vec.V, rows)
+	for r := range g {
+		for w := range width {
+			g[r] = append(g[r], each(r, w))
+		}
+	}
+	return g
+}
+
+// scores: s[r][t][lane] = Σ_d q[d][r]·K_t[d][lane], d ascending.
+func scores(s *vec.ISA, e element) {
+	s.Func("scores"+e.name, "func(s, q *float32, pool *byte, offsets *int64, tiles, dim, rows int)",
+		"writes the scores of rows against the tiles whose K lie at pool+offsets.")
+	perRows(s, func(rows int) {
+		out, q, pool, offsets, n := param("s"), param("q"), param("pool"), param("offsets"), param("tiles")
+		for _, width := range []int{breadth(s, rows), 1} {
+			loop, next := s.Label("tiles"), s.Label("next")
+			Label(loop)
+			CMPQ(n, U8(width))
+			JL(LabelRef(next))
+			keys := make([]reg.Register, width)
+			for t := range keys {
+				k := GP64()
+				MOVQ(Mem{Base: offsets, Disp: 8 * t}, k)
+				ADDQ(pool, k)
+				keys[t] = k
+			}
+			acc := grid(rows, width, func(int, int) vec.V { return s.Zero() })
+			qd, d, at := GP64(), param("dim"), GP64()
+			MOVQ(q, qd)
+			XORQ(at, at)
+			dims := s.Label("dims")
+			Label(dims)
+			multiply(s, e, acc,
+				func(t int) Mem { return Mem{Base: keys[t], Index: at, Scale: 1} },
+				func(r int) Mem { return Mem{Base: qd, Disp: 4 * r} })
+			ADDQ(U8(16*e.size), at)
+			ADDQ(U8(4*rows), qd)
+			DECQ(d)
+			JNZ(LabelRef(dims))
+			for r := range acc {
+				for t, v := range acc[r] {
+					s.Op(VMOVUPS, v, Mem{Base: out, Disp: scoreStride*r + 64*t})
+				}
+			}
+			ADDQ(I32(64*width), out)
+			ADDQ(U8(8*width), offsets)
+			SUBQ(U8(width), n)
+			JMP(LabelRef(loop))
+			Label(next)
+			if width == 1 {
+				break
+			}
+		}
+	})
+}
+
+// multiply adds the outer product of a column (one scalar a row) and a line of
+// vectors to the grid: acc[r][w] = fma(line[w], column[r], acc[r][w]).
+func multiply(s *vec.ISA, e element, acc [][]vec.V, line, column func(int) Mem) {
+	width := len(acc[0])
+	if !s.Wide && len(acc) >= 3 && width > 1 { // few registers: one vector at a time
+		for w := range width {
+			x := e.load(s, line(w))
+			for r := range acc {
+				s.Op(VFMADD231PS, s.Broadcast(column(r)), x, acc[r][w])
+			}
+		}
+		return
+	}
+	x := make([]vec.V, width)
+	for w := range x {
+		x[w] = e.load(s, line(w))
+	}
+	for r := range acc {
+		if s.Wide { // one register serves the row
+			b := s.Broadcast(column(r))
+			for w := range x {
+				s.Op(VFMADD231PS, b, x[w], acc[r][w])
+			}
+			continue
+		}
+		b := YMM()
+		VBROADCASTSS(column(r), b)
+		for w := range x {
+			VFMADD231PS(b, x[w][0], acc[r][w][0])
+			VFMADD231PS(b, x[w][1], acc[r][w][1])
+		}
+	}
+}
+
+// values: for each tile acc[r] = acc[r]·alpha[r][t], then for its visible j
+// ascending acc[r][d] = fma(p[r][t][j], V_t[j][d], acc[r][d]).
+func values(s *vec.ISA, e element) {
+	s.Func("values"+e.name, "func(acc *float32, stride int, p, alpha *float32, pool *byte, offsets *int64, tiles, from, to, units, rows int)",
+		"adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide.")
+	perRows(s, func(rows int) {
+		base, pool, left := param("acc"), param("pool"), param("units")
+		rowBytes := GP64()
+		MOVQ(left, rowBytes)
+		IMUL3Q(I32(16*e.size), rowBytes, rowBytes)
+		for _, width := range []int{breadth(s, rows), 1} {
+			loop, next := s.Label("units"), s.Label("next")
+			Label(loop)
+			CMPQ(left, U8(width))
+			JL(LabelRef(next))
+			column(s, e, base, pool, rowBytes, rows, width)
+			ADDQ(I32(64*width), base)
+			ADDQ(I32(16*e.size*width), pool)
+			SUBQ(U8(width), left)
+			JMP(LabelRef(loop))
+			Label(next)
+			if width == 1 {
+				break
+			}
+		}
+	})
+}
+
+// column takes width·16 dimensions of all rows through all tiles.
+func column(s *vec.ISA, e element, base, pool, rowBytes reg.Register, rows, width int) {
+	at, stride := GP64(), param("stride")
+	MOVQ(base, at)
+	acc := grid(rows, width, func(r, w int) vec.V {
+		v := s.New()
+		s.Op(VMOVUPS, Mem{Base: at, Disp: 64 * w}, v)
+		if w == width-1 {
+			ADDQ(stride, at)
+		}
+		return v
+	})
+	offsets, n, p, alpha, from := param("offsets"), param("tiles"), param("p"), param("alpha"), param("from")
+	tile, lanes, whole := s.Label("tile"), s.Label("lane"), s.Label("whole")
+	Label(tile)
+	for r := range acc {
+		a := s.Broadcast(Mem{Base: alpha, Disp: alphaStride * r})
+		for _, v := range acc[r] {
+			s.Op(VMULPS, a, v, v)
+		}
+	}
+	count, v, pj := GP64(), GP64(), GP64()
+	MOVQ(U32(16), count)
+	CMPQ(n, U8(1))
+	JNE(LabelRef(whole))
+	Load(Param("to"), count)
+	Label(whole)
+	SUBQ(from, count)
+	LEAQ(Mem{Base: p, Index: from, Scale: 4}, pj)
+	IMULQ(rowBytes, from)
+	ADDQ(Mem{Base: offsets}, from)
+	MOVQ(pool, v)
+	ADDQ(from, v)
+	XORQ(from, from)
+	Label(lanes)
+	multiply(s, e, acc,
+		func(w int) Mem { return Mem{Base: v, Disp: 16 * e.size * w} },
+		func(r int) Mem { return Mem{Base: pj, Disp: scoreStride * r} })
+	ADDQ(rowBytes, v)
+	ADDQ(U8(4), pj)
+	DECQ(count)
+	JNZ(LabelRef(lanes))
+	ADDQ(U8(8), offsets)
+	ADDQ(U8(64), p)
+	ADDQ(U8(4), alpha)
+	DECQ(n)
+	JNZ(LabelRef(tile))
+	MOVQ(base, at)
+	stride = param("stride")
+	for r := range acc {
+		for w, v := range acc[r] {
+			s.Op(VMOVUPS, v, Mem{Base: at, Disp: 64 * w})
+		}
+		ADDQ(stride, at)
+	}
+}
+
+// softmax runs one row's scores through the online softmax.
+func softmax(s *vec.ISA) {
+	s.Func("softmax", "func(s, alpha, l, m *float32, tiles int)",
+		"turns the scores of a row into weights p and rescale factors alpha, and advances its denominator l and maximum m.", vec.ExpConstants...)
+	maxima := AllocLocal(4 * 32) // m before tile 0, after tile 0, …
+	for h := range 2 {
+		z := s.Zero()
+		s.Op(VMOVUPS, z, maxima.Offset(64*h))
+	}
+	out, m, n := param("s"), param("m"), param("tiles")
+	running := XMM()
+	VMOVSS(Mem{Base: m}, running)
+	VMOVSS(running, maxima)
+	at, i := GP64(), GP64()
+	MOVQ(out, at)
+	XORQ(i, i)
+	Label("maximum")
+	v := s.Load(Mem{Base: at}, false)
+	VMAXSS(s.Reduce(VMAXPS, v), running, running)
+	VMOVSS(running, maxima.Offset(4).Idx(i, 4))
+	ADDQ(U8(64), at)
+	INCQ(i)
+	CMPQ(i, n)
+	JL(LabelRef("maximum"))
+	VMOVSS(running, Mem{Base: m})
+
+	before, after := s.Load(maxima, false), s.Load(maxima.Offset(4), false)
+	s.Op(VSUBPS, after, before, before)
+	alpha := param("alpha")
+	s.Store(s.Exp(before), Mem{Base: alpha}, false)
+
+	lp := param("l")
+	l := s.Load(Mem{Base: lp}, false)
+	XORQ(i, i)
+	Label("weight")
+	v = s.Load(Mem{Base: out}, false)
+	s.Op(VSUBPS, s.Broadcast(maxima.Offset(4).Idx(i, 4)), v, v)
+	w := s.Exp(v)
+	s.Store(w, Mem{Base: out}, false)
+	s.Op(VFMADD213PS, w, s.Broadcast(Mem{Base: alpha, Index: i, Scale: 4}), l)
+	ADDQ(U8(64), out)
+	INCQ(i)
+	CMPQ(i, n)
+	JL(LabelRef("weight"))
+	s.Store(l, Mem{Base: lp}, false)
+	s.Return()
+}
+
+// combine holds the two steps that close a row.
+func combine(s *vec.ISA) {
+	s.Func("accumulate", "func(dst, x *float32, w float32, units int)", "adds x·w to dst, 16·units elements, fused.")
+	dst, x, n := param("dst"), param("x"), param("units")
+	m, _ := Param("w").Resolve()
+	w := s.Broadcast(m.Addr)
+	Label("loop")
+	v, d := s.Load(Mem{Base: x}, false), s.Load(Mem{Base: dst}, false)
+	s.Op(VFMADD231PS, w, v, d)
+	s.Store(d, Mem{Base: dst}, false)
+	ADDQ(U8(64), x)
+	ADDQ(U8(64), dst)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	s.Return()
+
+	s.Func("divide", "func(x *float32, by float32, units int)", "divides 16·units elements.")
+	x, n = param("x"), param("units")
+	m, _ = Param("by").Resolve()
+	w = s.Broadcast(m.Addr)
+	Label("loop")
+	v = s.Load(Mem{Base: x}, false)
+	s.Op(VDIVPS, w, v, v)
+	s.Store(v, Mem{Base: x}, false)
+	ADDQ(U8(64), x)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	s.Return()
+}

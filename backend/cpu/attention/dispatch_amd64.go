@@ -1,0 +1,106 @@
+//go:build amd64 && !purego
+
+package attention
+
+import (
+	"sestina/internal/simd"
+	"sestina/tensor"
+)
+
+// maxRows is how many rows the kernel's registers hold.
+func (k *Kernel) maxRows() int {
+	if k.level == simd.AVX2 {
+		return 6
+	}
+	return maxRows
+}
+
+// scores writes s[r][t][lane] = Σ_d q[d][r]·K_t[d][lane] for the tiles whose K lie at offsets.
+func (k *Kernel) scores(s, q []float32, pool []byte, offsets []int64, rows int) {
+	if k.level == simd.Generic {
+		k.scoresGeneric(s, q, pool, offsets, rows)
+		return
+	}
+	n, dim := len(offsets), k.HeadDim
+	wide := k.level == simd.AVX512
+	switch {
+	case k.DType == tensor.F16 && wide:
+		scoresF16AVX512(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
+	case k.DType == tensor.F16:
+		scoresF16AVX2(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
+	case k.DType == tensor.BF16 && wide:
+		scoresBF16AVX512(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
+	case k.DType == tensor.BF16:
+		scoresBF16AVX2(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
+	case wide:
+		scoresF32AVX512(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
+	default:
+		scoresF32AVX2(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
+	}
+}
+
+// softmax turns a row's scores into weights, writes each tile's alpha and advances l and m.
+func (k *Kernel) softmax(s, alpha, l []float32, m *float32) {
+	_ = alpha[Tile-1]
+	switch n := len(s) / Tile; k.level {
+	case simd.AVX512:
+		softmaxAVX512(&s[0], &alpha[0], &l[0], m, n)
+	case simd.AVX2:
+		softmaxAVX2(&s[0], &alpha[0], &l[0], m, n)
+	default:
+		softmaxGeneric(s, alpha, l, m)
+	}
+}
+
+// values adds p·V to the states of rows [a, b) over tiles t; seen is where the
+// scratch begins, from and to bound the lanes of the first and the last tile.
+func (k *Kernel) values(states []float32, s *Scratch, pool []byte, seen, t tiles, from, to, a, b int) {
+	if k.level == simd.Generic {
+		k.valuesRows(states, s, pool, seen, t, from, to, a, b)
+		return
+	}
+	acc, stride := &states[a*k.StateLen()+16], 4*k.StateLen()
+	p := &s.scores[a*scoreStride+(t.from-seen.from)*Tile]
+	alpha := &s.alpha[a*alphaStride+t.from-seen.from]
+	n, units, rows := t.to-t.from, k.width()/16, b-a
+	at := &s.offsets[t.from]
+	wide := k.level == simd.AVX512
+	switch {
+	case k.DType == tensor.F16 && wide:
+		valuesF16AVX512(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+	case k.DType == tensor.F16:
+		valuesF16AVX2(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+	case k.DType == tensor.BF16 && wide:
+		valuesBF16AVX512(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+	case k.DType == tensor.BF16:
+		valuesBF16AVX2(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+	case wide:
+		valuesF32AVX512(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+	default:
+		valuesF32AVX2(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+	}
+}
+
+// accumulate adds x·w to dst, fused.
+func (k *Kernel) accumulate(dst, x []float32, w float32) {
+	switch units := len(x) / 16; k.level {
+	case simd.AVX512:
+		accumulateAVX512(&dst[0], &x[0], w, units)
+	case simd.AVX2:
+		accumulateAVX2(&dst[0], &x[0], w, units)
+	default:
+		accumulateGeneric(dst, x, w)
+	}
+}
+
+// divide divides every element.
+func (k *Kernel) divide(x []float32, by float32) {
+	switch units := len(x) / 16; k.level {
+	case simd.AVX512:
+		divideAVX512(&x[0], by, units)
+	case simd.AVX2:
+		divideAVX2(&x[0], by, units)
+	default:
+		divideGeneric(x, by)
+	}
+}

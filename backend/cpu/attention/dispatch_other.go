@@ -1,0 +1,18 @@
+//go:build !amd64 || purego
+
+package attention
+
+func (k *Kernel) maxRows() int { return maxRows }
+
+func (k *Kernel) scores(s, q []float32, pool []byte, offsets []int64, rows int) {
+	k.scoresGeneric(s, q, pool, offsets, rows)
+}
+
+func (k *Kernel) softmax(s, alpha, l []float32, m *float32) { softmaxGeneric(s, alpha, l, m) }
+
+func (k *Kernel) values(states []float32, s *Scratch, pool []byte, seen, t tiles, from, to, a, b int) {
+	k.valuesRows(states, s, pool, seen, t, from, to, a, b)
+}
+
+func (k *Kernel) accumulate(dst, x []float32, w float32) { accumulateGeneric(dst, x, w) }
+func (k *Kernel) divide(x []float32, by float32)         { divideGeneric(x, by) }

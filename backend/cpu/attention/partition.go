@@ -1,0 +1,197 @@
+package attention
+
+import (
+	"fmt"
+	"math"
+
+	"sestina/internal/simd"
+)
+
+var minusInf = float32(math.Inf(-1))
+
+// tiles is a range [from, to) of a partition's tiles.
+type tiles struct{ from, to int }
+
+func (t tiles) empty() bool { return t.from >= t.to }
+
+// rowTiles are the tiles of a partition that row i sees.
+func (q *Query) rowTiles(i, part int) tiles {
+	lo, pos := q.visible(i)
+	base := part * tilesPerPartition
+	return tiles{max(0, lo/Tile-base), min(tilesPerPartition, pos/Tile+1-base)}
+}
+
+// partition computes the states of one partition for all rows.
+func (k *Kernel) partition(states []float32, pool []byte, q *Query, part int, s *Scratch) {
+	all := tiles{q.rowTiles(0, part).from, q.rowTiles(q.Rows-1, part).to}
+	if all.empty() {
+		return
+	}
+	var values int // bytes from a tile's K to its V
+	if k.tiled() {
+		values = k.locate(pool, q, part, all, s)
+	} else {
+		pool, values = k.pack(pool, q, part, all, s)
+	}
+	n := k.StateLen()
+	k.passes(q.Rows*q.Group, func(a, b int) {
+		p := pass{k, q, s, part, a, b, states[a*n : b*n]}
+		if seen := p.seen(); !seen.empty() {
+			p.run(pool, values, seen)
+		}
+	})
+}
+
+// locate fills the offsets of the head's K in the tiles of a pool.
+func (k *Kernel) locate(pool []byte, q *Query, part int, all tiles, s *Scratch) (values int) {
+	blocks := len(pool) / k.BlockBytes()
+	for t := all.from; t < all.to; t++ {
+		pos := part*Partition + t*Tile
+		block := int(q.Table[pos/k.BlockSize])
+		if block < 0 || block >= blocks {
+			panic(fmt.Sprintf("attention: position %d lies in block %d of %d", pos, block, blocks))
+		}
+		s.offsets[t] = int64(k.tileOffset(block*k.BlockSize+pos%k.BlockSize) + q.KVHead*k.keyBytes())
+	}
+	return k.KVHeads*k.keyBytes() + q.KVHead*(k.valueBytes()-k.keyBytes())
+}
+
+// pack copies the visible keys and values of a token-major pool into tiles.
+func (k *Kernel) pack(pool []byte, q *Query, part int, all tiles, s *Scratch) (packed []byte, values int) {
+	one := Layout{KVHeads: 1, HeadDim: k.HeadDim, BlockSize: Partition, DType: k.DType}
+	packed = grow(&s.packed, one.BlockBytes())
+	lo, _ := q.visible(0)
+	base, size := part*Partition, k.size()
+	for j := max(base+all.from*Tile, lo); j < min(base+all.to*Tile, q.Pos+q.Rows); j++ {
+		slot := int(q.Table[j/k.BlockSize])*k.BlockSize + j%k.BlockSize
+		src, _ := k.keyOffset(slot, q.KVHead)
+		dst, step := one.keyOffset(j-base, 0)
+		for d := range k.HeadDim {
+			copy(packed[dst+d*step:][:size], pool[src+d*size:][:size])
+		}
+		src, dst = k.valueOffset(slot, q.KVHead), one.valueOffset(j-base, 0)
+		copy(packed[dst:], pool[src:][:k.HeadDim*size])
+	}
+	for t := range s.offsets {
+		s.offsets[t] = int64(t * one.tileBytes())
+	}
+	return packed, one.keyBytes()
+}
+
+// pass is rows [a, b) of a query in one partition; row r is position r/Group.
+type pass struct {
+	*Kernel
+	q      *Query
+	s      *Scratch
+	part   int
+	a, b   int
+	states []float32
+}
+
+// seen is the range of tiles that any of its rows sees.
+func (p *pass) seen() tiles {
+	return tiles{p.q.rowTiles(p.a/p.q.Group, p.part).from, p.q.rowTiles((p.b-1)/p.q.Group, p.part).to}
+}
+
+// run computes the states of the pass: scores, softmax, values.
+func (p *pass) run(pool []byte, values int, seen tiles) {
+	rows := p.b - p.a
+	p.scores(p.s.scores[:], p.s.q[p.a*p.HeadDim:], pool, p.s.offsets[seen.from:seen.to], rows)
+	if p.q.SoftCap > 0 {
+		p.softCap(seen)
+	}
+	for r := range rows {
+		p.weigh(r, seen)
+	}
+	v := pool[values:]
+	both := p.common(seen)
+	first, last := p.a/p.q.Group, (p.b-1)/p.q.Group
+	if first == last || both.empty() {
+		p.positions(v, seen, tiles{0, tilesPerPartition})
+		return
+	}
+	p.positions(v, seen, tiles{0, both.from})
+	p.values(p.states, p.s, v, seen, both, 0, Tile, 0, rows)
+	p.positions(v, seen, tiles{both.to, tilesPerPartition})
+}
+
+// state is row r's; rows count from 0 in a pass.
+func (p *pass) state(r int) []float32 { n := p.StateLen(); return p.states[r*n : (r+1)*n : (r+1)*n] }
+
+// lanes is where the visible positions of row i begin in its first tile of the
+// partition and where they end in its last.
+func (p *pass) lanes(i int, t tiles) (from, to int) {
+	lo, pos := p.q.visible(i)
+	base := p.part * Partition
+	return max(0, lo-base-t.from*Tile), min(Tile, pos+1-base-(t.to-1)*Tile)
+}
+
+// weigh blends the scores that row r does not see and runs the others through
+// the online softmax.
+func (p *pass) weigh(r int, seen tiles) {
+	state := p.state(r)
+	clear(state)
+	*p.maximum(state) = minusInf
+	i := (p.a + r) / p.q.Group
+	t := p.q.rowTiles(i, p.part)
+	if t.empty() {
+		return
+	}
+	from, to := p.lanes(i, t)
+	scores := p.s.scores[r*scoreStride:][(t.from-seen.from)*Tile : (t.to-seen.from)*Tile]
+	for j := range from {
+		scores[j] = minusInf
+	}
+	for j := len(scores) - Tile + to; j < len(scores); j++ {
+		scores[j] = minusInf
+	}
+	p.softmax(scores, p.s.alpha[r*alphaStride+t.from-seen.from:], state[:16], p.maximum(state))
+}
+
+// common is the range of tiles that all rows see whole.
+func (p *pass) common(seen tiles) tiles {
+	t := seen
+	for i := p.a / p.q.Group; i <= (p.b-1)/p.q.Group; i++ {
+		lo, pos := p.q.visible(i)
+		base := p.part * tilesPerPartition
+		t.from = max(t.from, (lo+Tile-1)/Tile-base)
+		t.to = min(t.to, (pos+1)/Tile-base)
+	}
+	return t
+}
+
+// positions adds p·V of the tiles within limits, one position's rows at a time:
+// they see the same keys.
+func (p *pass) positions(v []byte, seen, limits tiles) {
+	for a := p.a; a < p.b; {
+		i := a / p.q.Group
+		b := min((i+1)*p.q.Group, p.b)
+		t := p.q.rowTiles(i, p.part)
+		from, to := p.lanes(i, t)
+		cut := tiles{max(t.from, limits.from), min(t.to, limits.to)}
+		if cut.from > t.from {
+			from = 0
+		}
+		if cut.to < t.to {
+			to = Tile
+		}
+		if !cut.empty() {
+			p.values(p.states, p.s, v, seen, cut, from, to, a-p.a, b-p.a)
+		}
+		a = b
+	}
+}
+
+// softCap bounds the scores of a pass: cap·tanh(s/cap), with tanh x = 1 − 2/(e^2x + 1).
+func (p *pass) softCap(seen tiles) {
+	for r := range p.b - p.a {
+		scores := p.s.scores[r*scoreStride:][:(seen.to-seen.from)*Tile]
+		for i, v := range scores {
+			scores[i] = 2 * float32(v/p.q.SoftCap)
+		}
+		simd.Exp(scores, scores)
+		for i, e := range scores {
+			scores[i] = p.q.SoftCap * float32(1-float32(2/float32(e+1)))
+		}
+	}
+}
