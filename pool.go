@@ -20,17 +20,9 @@ func sizePool(info model.Info, opt *Options) (Pool, error) {
 	if p.BlockSize < 1 {
 		return p, fmt.Errorf("--block-size is %d; it must be at least 1", p.BlockSize)
 	}
-	switch opt.KVCacheDType {
-	case "", "auto", "f16":
-		p.DType = tensor.F16
-	case "f32":
-		p.DType = tensor.F32
-	case "bf16":
-		p.DType = tensor.BF16
-	case "q8_0", "q4_0", "fp8":
-		return p, fmt.Errorf("--kv-cache-dtype %s is not built yet; choose auto, f32, f16 or bf16", opt.KVCacheDType)
-	default:
-		return p, fmt.Errorf("--kv-cache-dtype %q is unknown; choose auto, f32, f16 or bf16", opt.KVCacheDType)
+	var err error
+	if p.DType, err = opt.kvDType(); err != nil {
+		return p, err
 	}
 	p.TokenBytes = runner.CacheSpec(info, runner.Config{BlockSize: p.BlockSize, KVDType: p.DType}).TokenBytes()
 	blockBytes := p.TokenBytes * uint64(p.BlockSize)
@@ -57,4 +49,19 @@ func sizePool(info model.Info, opt *Options) (Pool, error) {
 	}
 	p.Blocks = int(min(blocks, 1<<30))
 	return p, nil
+}
+
+// kvDType is the KV cache's element type; auto is f16.
+func (o *Options) kvDType() (tensor.DType, error) {
+	switch o.KVCacheDType {
+	case "", "auto", "f16":
+		return tensor.F16, nil
+	case "f32":
+		return tensor.F32, nil
+	case "bf16":
+		return tensor.BF16, nil
+	case "q8_0", "q4_0", "fp8":
+		return 0, fmt.Errorf("--kv-cache-dtype %s is not built yet; choose auto, f32, f16 or bf16", o.KVCacheDType)
+	}
+	return 0, fmt.Errorf("--kv-cache-dtype %q is unknown; choose auto, f32, f16 or bf16", o.KVCacheDType)
 }

@@ -16,9 +16,11 @@ package sestina
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"sestina/backend"
 	_ "sestina/backend/all" // the backends
+	"sestina/backend/cpu"
 	"sestina/batch"
 	"sestina/chat"
 	"sestina/checkpoint"
@@ -44,6 +46,40 @@ type Options struct {
 	ModelProgress      func(done, total uint64)
 	Pull               hub.Options // how a model that is not here is fetched
 	StoreDir           string      // "" = $SESTINA_HOME or the user's data folder
+}
+
+// Check validates what can be validated without a model, and fills in the
+// techniques' defaults: unknown or impossible values, and techniques that are
+// not built yet, each by name.
+func (o *Options) Check() error {
+	if err := o.Techniques.Check(); err != nil {
+		return err
+	}
+	if o.Backend != "" && !slices.Contains(backend.Names(), o.Backend) {
+		return fmt.Errorf("--backend %q is not built; built: %v", o.Backend, backend.Names())
+	}
+	cfg, err := o.backend()
+	if err != nil {
+		return err
+	}
+	if err := cpu.CheckOptions(cfg); err != nil {
+		return err
+	}
+	_, err = o.kvDType()
+	return err
+}
+
+// backend translates the options for the backend.
+func (o *Options) backend() (backend.Options, error) {
+	cfg := backend.Options{Threads: o.Threads, ISA: o.ISA}
+	switch o.ActivationDType {
+	case "", "auto":
+	case "f32":
+		cfg.Activations = backend.ActivationsF32
+	default:
+		return cfg, fmt.Errorf("--activation-dtype %q is unknown; choose auto or f32", o.ActivationDType)
+	}
+	return cfg, nil
 }
 
 // LLM is a loaded model, ready to generate. It is safe for concurrent use.
@@ -141,13 +177,9 @@ func load(ctx context.Context, name string, opt *Options) (*LLM, error) {
 
 // loadWeights opens the backend and reads the model into it.
 func (l *LLM) loadWeights(c *checkpoint.Checkpoint, opt *Options) error {
-	cfg := backend.Options{Threads: opt.Threads, ISA: opt.ISA}
-	switch opt.ActivationDType {
-	case "", "auto":
-	case "f32":
-		cfg.Activations = backend.ActivationsF32
-	default:
-		return fmt.Errorf("--activation-dtype %q is unknown; choose auto or f32", opt.ActivationDType)
+	cfg, err := opt.backend()
+	if err != nil {
+		return err
 	}
 	name := opt.Backend
 	if name == "" {

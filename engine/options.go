@@ -55,13 +55,8 @@ func (t *Techniques) choices() []choice {
 
 // fill applies defaults and refuses what is unknown or not built.
 func (o *Options) fill(context int) error {
-	for _, c := range o.Techniques.choices() {
-		if *c.value == "" {
-			*c.value = c.built[0]
-		}
-		if err := c.check(); err != nil {
-			return err
-		}
+	if err := o.Techniques.Check(); err != nil {
+		return err
 	}
 	for _, d := range []struct {
 		name      string
@@ -85,6 +80,20 @@ func (o *Options) fill(context int) error {
 	if o.Techniques.ChunkedPrefill == "off" && o.MaxNumBatchedTokens < o.MaxModelLen {
 		return fmt.Errorf("--no-enable-chunked-prefill needs --max-num-batched-tokens (%d) of at least --max-model-len (%d): a prompt must fit one step",
 			o.MaxNumBatchedTokens, o.MaxModelLen)
+	}
+	return nil
+}
+
+// Check sets empty switches to their defaults and refuses by name what is
+// unknown or not built yet.
+func (t *Techniques) Check() error {
+	for _, c := range t.choices() {
+		if *c.value == "" {
+			*c.value = c.built[0]
+		}
+		if err := c.check(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ type ParamError struct {
 	Message string // its value and the allowed range
 }
 
-func (e *ParamError) Error() string { return e.Param + ": " + e.Message }
+func (e *ParamError) Error() string { return e.Param + " " + e.Message }
 
 // Validate checks every field of the parameters against its range; the error
 // is a [*ParamError]. Zero values, which mean "off", always pass.

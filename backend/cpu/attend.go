@@ -1,19 +1,261 @@
 package cpu
 
 import (
+	"fmt"
+
 	"sestina/backend"
-	"sestina/backend/ref"
+	"sestina/backend/cpu/attention"
 	"sestina/batch"
+	"sestina/internal/arena"
+	"sestina/internal/checked"
+	"sestina/internal/simd"
 )
 
-type attendJob struct{ b *Backend }
-
-var oracle = ref.New(backend.Options{})
-
-func (b *Backend) NewCache(spec backend.CacheSpec) (backend.Cache, error) { return oracle.NewCache(spec) }
-
-func (b *Backend) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.Cache, op *backend.Attention) {
-	oracle.Attend(dst, qkv, in, kv, op)
+// cache is a paged KV pool: one region, a range of it per layer.
+type cache struct {
+	spec    backend.CacheSpec
+	region  *arena.Region
+	pools   [][]byte            // per layer
+	kernels []*attention.Kernel // per layer; layers of one shape share
 }
 
-func (b *Backend) CopyBlocks(kv backend.Cache, copies []batch.BlockCopy) { oracle.CopyBlocks(kv, copies) }
+func (c *cache) Spec() backend.CacheSpec { return c.spec }
+func (c *cache) Bytes() uint64           { return uint64(len(c.region.Bytes())) }
+func (c *cache) Close() error            { return c.region.Free() }
+
+// NewCache allocates the pool off the heap; pages are taken when first written.
+func (b *Backend) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
+	c := &cache{spec: spec}
+	var total uint64
+	var err error
+	sizes := make([]uint64, len(spec.Layers))
+	made := map[attention.Layout]*attention.Kernel{}
+	for i, l := range spec.Layers {
+		layout := attention.Layout{KVHeads: l.KVHeads, HeadDim: l.HeadDim, BlockSize: spec.BlockSize, DType: spec.DType}
+		if made[layout] == nil {
+			if made[layout], err = attention.New(layout); err != nil {
+				return nil, err
+			}
+		}
+		c.kernels = append(c.kernels, made[layout])
+		if sizes[i], err = checked.Mul(uint64(spec.Blocks), uint64(layout.BlockBytes())); err == nil {
+			if sizes[i], err = checked.Align(sizes[i], 64); err == nil {
+				total, err = checked.Add(total, sizes[i])
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("KV pool of %d blocks: %w", spec.Blocks, err)
+		}
+	}
+	if c.region, err = arena.Alloc(total); err != nil {
+		return nil, fmt.Errorf("KV pool: %w", err)
+	}
+	rest := c.region.Bytes()
+	for i := range spec.Layers {
+		n := spec.Blocks * c.kernels[i].BlockBytes()
+		c.pools = append(c.pools, rest[:n:n])
+		rest = rest[sizes[i]:]
+	}
+	return c, nil
+}
+
+// CopyBlocks copies whole blocks of every layer.
+func (b *Backend) CopyBlocks(kv backend.Cache, copies []batch.BlockCopy) {
+	c := kv.(*cache)
+	for layer, pool := range c.pools {
+		n := c.kernels[layer].BlockBytes()
+		for _, cp := range copies {
+			copy(pool[int(cp.Dst)*n:][:n], pool[int(cp.Src)*n:][:n])
+		}
+	}
+}
+
+// attendJob is one layer's attention. Its units are KV heads: the group of
+// query heads that reads one is rotated and computed together, so K and V pass
+// by once per group.
+//
+//	append  rotate q and k, store k and v      unit: row × KV head
+//	whole   attention of some rows             unit: piece × KV head
+//	parts   one partition of a long context    unit: piece × KV head × partition
+//	close   combine the partitions             unit: piece × KV head
+//
+// A step of single rows (decode) needs no barrier between append and whole: no
+// row reads another's key, so one unit does both.
+type attendJob struct {
+	b        *Backend
+	dst, qkv backend.Rows
+	in       *batch.Input
+	cache    *cache
+	op       *backend.Attention
+	kernel   *attention.Kernel
+	pool     []byte
+
+	phase   int
+	fused   bool                // whole appends first
+	pieces  []piece             // runs of rows of one sequence
+	parts   []part              // units of the parts phase
+	states  []float32           // of all parts
+	scratch []attention.Scratch // per worker
+}
+
+const (
+	appendKV = iota
+	wholeRows
+	partitions
+	closeRows
+)
+
+// piece is some consecutive rows of one sequence, one unit per KV head.
+type piece struct{ row, len, pos, span int }
+
+// part is one partition of one piece and KV head.
+type part struct{ unit, index, states int }
+
+// pieceRows is how many rows one unit takes: enough that K and V, once in the
+// first-level cache, serve several passes; few enough to share out.
+const pieceRows = 16
+
+// splitBelow is how many units per thread make splitting contexts unnecessary.
+const splitBelow = 4
+
+// Attend rotates, stores and attends.
+func (b *Backend) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.Cache, op *backend.Attention) {
+	if qkv.N == 0 {
+		return
+	}
+	j := &b.attend
+	c := kv.(*cache)
+	j.dst, j.qkv, j.in, j.cache, j.op = dst, qkv, in, c, op
+	j.kernel, j.pool = c.kernels[op.Layer], c.pools[op.Layer]
+	if j.scratch == nil {
+		j.scratch = make([]attention.Scratch, b.team.Threads())
+	}
+	j.plan()
+	units := len(j.pieces) * op.KVHeads
+	if !j.fused {
+		j.run(appendKV, qkv.N*op.KVHeads, 4)
+	}
+	if len(j.parts) == 0 {
+		j.run(wholeRows, units, 1)
+		return
+	}
+	j.run(partitions, len(j.parts), 1)
+	j.run(closeRows, units, 1)
+}
+
+func (j *attendJob) run(phase, n, grain int) {
+	j.phase = phase
+	j.b.team.Run(n, grain, j)
+}
+
+// plan cuts the step into pieces and decides whether long contexts are split.
+// It is the same for every layer of a step, and cheap enough to repeat.
+func (j *attendJob) plan() {
+	j.pieces, j.parts, j.fused = j.pieces[:0], j.parts[:0], true
+	for i := range j.in.Spans {
+		s := &j.in.Spans[i]
+		j.fused = j.fused && s.Len == 1
+		for r := 0; r < s.Len; r += pieceRows {
+			j.pieces = append(j.pieces, piece{row: s.Row + r, len: min(pieceRows, s.Len-r), pos: s.Start + r, span: i})
+		}
+	}
+	threads := j.b.team.Threads()
+	if units := len(j.pieces) * j.op.KVHeads; threads == 1 || units >= splitBelow*threads {
+		return
+	}
+	states := 0
+	for u := range len(j.pieces) * j.op.KVHeads {
+		q := j.query(u)
+		first, end := q.Partitions()
+		for p := first; p < end; p++ {
+			j.parts = append(j.parts, part{unit: u, index: p, states: states})
+			states += q.Rows * q.Group * j.kernel.StateLen()
+		}
+	}
+	if len(j.parts) <= len(j.pieces)*j.op.KVHeads {
+		j.parts = j.parts[:0]
+		return
+	}
+	j.states = grow(j.states, states)
+	j.fused = false
+}
+
+// query is unit u: a piece and a KV head.
+func (j *attendJob) query(u int) attention.Query {
+	op := j.op
+	p, head := &j.pieces[u/op.KVHeads], u%op.KVHeads
+	group := op.Heads / op.KVHeads
+	return attention.Query{
+		Q: j.qkv.Host[p.row*j.qkv.Width+head*group*op.HeadDim:], Stride: j.qkv.Width, Rows: p.len, Group: group,
+		Pos: p.pos, Window: op.Window, Table: j.in.Spans[p.span].BlockTable, KVHead: head, Scale: op.Scale,
+	}
+}
+
+// out is where unit u's attention goes.
+func (j *attendJob) out(u int) []float32 {
+	p, head := &j.pieces[u/j.op.KVHeads], u%j.op.KVHeads
+	return j.dst.Host[p.row*j.dst.Width+head*(j.op.Heads/j.op.KVHeads)*j.op.HeadDim:]
+}
+
+// Do is one worker's units of the current phase.
+func (j *attendJob) Do(worker, i0, i1 int) {
+	s := &j.scratch[worker]
+	for u := i0; u < i1; u++ {
+		switch j.phase {
+		case appendKV:
+			j.append(u/j.op.KVHeads, u%j.op.KVHeads)
+		case wholeRows:
+			if j.fused {
+				j.append(j.pieces[u/j.op.KVHeads].row, u%j.op.KVHeads)
+			}
+			q := j.query(u)
+			j.kernel.Attend(j.out(u), j.dst.Width, j.pool, &q, s)
+		case partitions:
+			p := &j.parts[u]
+			q := j.query(p.unit)
+			j.kernel.Partition(j.states[p.states:][:q.Rows*q.Group*j.kernel.StateLen()], j.pool, &q, p.index, s)
+		case closeRows:
+			q := j.query(u)
+			j.kernel.Combine(j.out(u), j.dst.Width, j.states[j.firstState(u):], &q, s)
+		}
+	}
+}
+
+// firstState is where the states of a unit begin; parts are in order of units.
+func (j *attendJob) firstState(unit int) int {
+	for i := range j.parts {
+		if j.parts[i].unit == unit {
+			return j.parts[i].states
+		}
+	}
+	panic("cpu: a unit without partitions")
+}
+
+// append rotates one row's query heads of one KV head and its key, and stores
+// key and value at the row's slot.
+func (j *attendJob) append(row, head int) {
+	op, D := j.op, j.op.HeadDim
+	x := j.qkv.Row(row)
+	group := op.Heads / op.KVHeads
+	for h := head * group; h < (head+1)*group; h++ {
+		j.rotate(x[h*D:(h+1)*D], op.QNorm, row)
+	}
+	k := x[(op.Heads+head)*D:][:D]
+	j.rotate(k, op.KNorm, row)
+	j.kernel.Store(j.pool, j.in.Slots[row], head, k, x[(op.Heads+op.KVHeads+head)*D:][:D])
+}
+
+// rotate norms and rotates one head.
+func (j *attendJob) rotate(head []float32, norm *backend.Norm, row int) {
+	if norm != nil {
+		simd.RMSNorm(head, head, norm.Weight.Host, norm.Eps)
+	}
+	r := j.op.Rotary
+	switch {
+	case r == nil:
+	case r.Interleaved:
+		simd.RoPEInterleaved(head[:r.Dim], r.Cos.Row(row), r.Sin.Row(row))
+	default:
+		simd.RoPE(head[:r.Dim], r.Cos.Row(row), r.Sin.Row(row))
+	}
+}

@@ -80,6 +80,21 @@ func (b *Backend) force(name string) error {
 	return err
 }
 
+// CheckOptions refuses a thread count or kernel family that New would refuse.
+func CheckOptions(opt backend.Options) error {
+	if opt.Threads < 0 || opt.Threads > team.MaxThreads {
+		return fmt.Errorf("%d threads: choose 1 to %d, or 0 for one per free core", opt.Threads, team.MaxThreads)
+	}
+	if opt.ISA == "" {
+		return nil
+	}
+	isa, err := matmul.ParseISA(opt.ISA)
+	if err == nil {
+		_, err = matmul.For(isa)
+	}
+	return err
+}
+
 // BestISA names the kernel family that this machine would use.
 func BestISA() string { return matmul.Best().ISA.String() }
 

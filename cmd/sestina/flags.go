@@ -18,8 +18,6 @@ import (
 type modelFlags struct {
 	model  string
 	opt    sestina.Options
-	noPC   bool
-	noCP   bool
 	kvMem  byteSize
 	output string
 }
@@ -63,6 +61,9 @@ func (f *modelFlags) check(cmd *cobra.Command) error {
 		return usagef(cmd, "--output is %q; choose text or json", f.output)
 	}
 	f.opt.KVCacheMemoryBytes = uint64(f.kvMem)
+	if err := f.opt.Check(); err != nil {
+		return usageError{err, commandPath(cmd)}
+	}
 	return nil
 }
 

@@ -16,6 +16,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"sestina/sampler"
 )
 
 const (
@@ -37,6 +39,7 @@ func execute(args []string) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var usage usageError
+	var param *sampler.ParamError
 	switch {
 	case err == nil:
 		return 0
@@ -44,6 +47,9 @@ func execute(args []string) int {
 		return exitInterrupted
 	case errors.As(err, &usage):
 		fmt.Fprintf(os.Stderr, "sestina: %v\nSee `sestina %s--help`.\n", err, usage.command)
+		return exitUsage
+	case errors.As(err, &param):
+		fmt.Fprintf(os.Stderr, "sestina: %v\n", err)
 		return exitUsage
 	default:
 		fmt.Fprintf(os.Stderr, "sestina: %v\n", err)

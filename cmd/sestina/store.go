@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -18,6 +20,7 @@ import (
 // storeCommand is a command on the model store: a name, one argument or none.
 type storeCommand struct {
 	output string
+	model  string // -m, the same as the positional MODEL
 }
 
 func (s *storeCommand) command(use, short, example string, positional cobra.PositionalArgs, run func(ctx context.Context, store *hub.Store, args []string) error) *cobra.Command {
@@ -32,8 +35,17 @@ func (s *storeCommand) command(use, short, example string, positional cobra.Posi
 				return err
 			}
 			defer store.Close()
+			if s.model != "" {
+				if len(args) > 0 {
+					return usagef(cmd, "give MODEL once: %q or -m %q", args[0], s.model)
+				}
+				args = []string{s.model}
+			}
 			return run(cmd.Context(), store, args)
 		},
+	}
+	if strings.Contains(use, "MODEL") {
+		cmd.Flags().StringVarP(&s.model, "model", "m", "", "the same as MODEL")
 	}
 	cmd.Flags().StringVar(&s.output, "output", "text", "text or json")
 	return cmd
@@ -98,8 +110,11 @@ func newList() *cobra.Command {
 
 func newRemove() *cobra.Command {
 	var s storeCommand
-	return s.command("rm MODEL", "Remove a model from the store", "  sestina rm smollm2", args(1, 1, modelArgument),
+	return s.command("rm MODEL", "Remove a model from the store", "  sestina rm smollm2", args(0, 1, modelArgument),
 		func(ctx context.Context, store *hub.Store, args []string) error {
+			if len(args) == 0 {
+				return usageError{errors.New("rm wants one MODEL"), "rm "}
+			}
 			if err := store.Remove(ctx, args[0]); err != nil {
 				return err
 			}
