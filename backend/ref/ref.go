@@ -57,6 +57,9 @@ func (b *Backend) NewMatrix(src backend.Source) (backend.Matrix, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := src.DType.Bytes(tensor.Shape{src.Rows, src.Cols}); err != nil {
+		return nil, fmt.Errorf("tensor %q: %w", src.Name, err)
+	}
 	m := &matrix{src: src, values: make([]float32, src.Rows*src.Cols)}
 	raw := make([]byte, rowBytes)
 	for r := range src.Rows {
