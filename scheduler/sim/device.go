@@ -113,8 +113,12 @@ func (d *device) launch(step *batch.Step, find func(int64) *stream) {
 	d.steps = append(d.steps, l)
 }
 
-// pump carries out up to most works of the steps in flight.
+// pump carries out up to most works of the steps in flight; half of the time the
+// device is slow and does nothing until the step is waited for.
 func (d *device) pump(rng *uint64, most int) {
+	if next(rng)%2 == 0 {
+		return
+	}
 	for range next(rng) % uint64(most+1) {
 		if len(d.steps) == 0 {
 			return
@@ -185,6 +189,13 @@ func (d *device) land(sp *span) {
 	sp.landed = true
 	for i, v := range sp.values {
 		*d.slot(sp.table, sp.start+i) = v
+	}
+}
+
+// spoil overwrites what a span has written: its row failed, its K/V is worthless.
+func (d *device) spoil(sp *span) {
+	for i := range sp.tokens {
+		*d.slot(sp.table, sp.start+i) = poison
 	}
 }
 

@@ -37,6 +37,9 @@ func (w *world) check() {
 		if s.seq.Status == batch.Running && (s.seq.NumComputed >= len(s.seq.Tokens) || s.seq.NumComputed < 0) {
 			broken("I5", "sequence %d has %d of %d tokens computed", s.seq.ID, s.seq.NumComputed, len(s.seq.Tokens))
 		}
+		if n := len(s.seq.BlockTable); n > w.pool.BlocksFor(len(s.seq.Tokens)) && !w.device.computes(s.seq) {
+			broken("I5", "sequence %d keeps %d blocks for %d tokens", s.seq.ID, n, len(s.seq.Tokens))
+		}
 	}
 	if len(w.hog.BlockTable) > 0 {
 		w.sinceToken = 0 // the pool is being withheld
@@ -51,7 +54,7 @@ func classify(err error) string {
 	msg := err.Error()
 	for _, c := range [...]struct{ part, invariant string }{
 		{"references, ", "I2"}, {"shared or published", "I3"}, {"holds other tokens", "I4"}, {"does not hold", "I4"},
-		{"may", "I6"}, {"order", "I8"}, {"waits with", "I7"}, {"computed", "I5"},
+		{"known", "I9"}, {"tokens wait", "I6"}, {"may", "I6"}, {"order", "I8"}, {"waits with", "I7"}, {"computed", "I5"},
 	} {
 		if strings.Contains(msg, c.part) {
 			return c.invariant
@@ -286,5 +289,8 @@ func (w *world) checkEmpty() {
 	}
 	if pool.Free+pool.Idle != pool.Total {
 		broken("I10", "%d free and %d idle of %d blocks at the end", pool.Free, pool.Idle, pool.Total)
+	}
+	if pool.QueryTokens > w.promptTokens {
+		broken("I10", "%d tokens were looked up of %d that came: a recomputation was counted", pool.QueryTokens, w.promptTokens)
 	}
 }

@@ -116,7 +116,9 @@ type world struct {
 	op         int
 	results    []batch.Result
 	report     Report
-	books      books
+
+	promptTokens uint64 // of all requests taken
+	books        books
 }
 
 // Defect spoils the fake device, to test the simulator itself.
@@ -184,6 +186,8 @@ func (w *world) apply(op Op) {
 		w.arrive(op)
 	case "abort":
 		w.abort(op.Pick)
+	case "orphan":
+		w.abort(w.withSiblings(op.Pick))
 	case "retry":
 		if w.last.Kind != "" {
 			w.arrive(w.last)
@@ -252,6 +256,7 @@ func (w *world) arrive(op Op) {
 	default:
 		w.live = append(w.live, streams...)
 		w.report.Requests += uint64(len(streams))
+		w.promptTokens += uint64(len(streams) * len(seqs[0].Tokens))
 	}
 }
 
@@ -270,6 +275,17 @@ func (w *world) abort(pick int) {
 		broken("I9", "aborted sequence %d has status %d, finish %q", s.seq.ID, s.seq.Status, s.seq.Finish)
 	}
 	w.end(s, batch.FinishAbort)
+}
+
+// withSiblings finds, from pick on, a first choice that others may wait for.
+func (w *world) withSiblings(pick int) int {
+	for i := range w.live {
+		at := (pick + i) % len(w.live)
+		if s := w.live[at]; s.seq.Choice == 0 && s.op.N > 1 {
+			return at
+		}
+	}
+	return pick
 }
 
 // tick either hands out a step or takes one back.
@@ -345,6 +361,7 @@ func (w *world) complete() {
 			r = s.answer(&l.spans[i])
 			if i == w.fail {
 				r = batch.Result{Err: errors.New("injected")}
+				w.device.spoil(&l.spans[i])
 				w.report.Errors++
 				w.fail = -1
 			}

@@ -66,7 +66,8 @@ func (op *Op) prompt() []int32 {
 
 // Generate makes the trace of a seed: a configuration and so many operations.
 func Generate(seed uint64, ops int) *Trace {
-	g := generator{rand.New(rand.NewPCG(seed, 0x5e57))}
+	g := generator{Rand: rand.New(rand.NewPCG(seed, 0x5e57))}
+	g.kind = pick(g, mixed, mixed, mixed, mixed, mixed, mixed, choices, storm)
 	t := &Trace{Version: 1, Seed: seed, Config: g.config()}
 	hogged := false
 	for range ops {
@@ -83,7 +84,20 @@ func Generate(seed uint64, ops int) *Trace {
 	return t
 }
 
-type generator struct{ *rand.Rand }
+// A generator makes traces of one of several kinds (swarm testing: a mixture of
+// everything rarely goes deep anywhere).
+type generator struct {
+	*rand.Rand
+	kind kind
+}
+
+type kind uint8
+
+const (
+	mixed   kind = iota
+	choices      // many choices, few seats, parents that vanish
+	storm        // cancel and retry
+)
 
 func (g generator) chance(percent int) bool { return g.IntN(100) < percent }
 
@@ -102,7 +116,9 @@ func (g generator) config() Config {
 	c.MaxModelLen = c.BlockSize*blocks + g.IntN(3) - 1
 	c.NumBlocks = pick(g, blocks, blocks+1, blocks+2, 2*blocks, 3*blocks, 5*blocks)
 	c.MaxTokens = pick(g, 2, 5, 8, 16, 32, 64)
-	if g.chance(12) {
+	if g.kind == choices {
+		c.MaxNumSeqs, c.Depth = 2+g.IntN(3), 2+g.IntN(2)
+	} else if g.chance(12) {
 		c.Policy = uint8(1 + g.IntN(2))
 	}
 	if g.chance(30) {
@@ -127,11 +143,19 @@ func (g generator) config() Config {
 }
 
 func (g generator) op(c *Config) Op {
+	if g.kind == choices && g.chance(6) {
+		return Op{Kind: "orphan", Pick: g.IntN(64)}
+	}
+	if g.kind == storm && g.chance(12) {
+		return Op{Kind: pick(g, "abort", "retry"), Pick: g.IntN(64)}
+	}
 	switch n := g.IntN(1000); {
 	case n < 150:
 		return g.arrival(c)
 	case n < 180:
 		return Op{Kind: "abort", Pick: g.IntN(64)}
+	case n < 184:
+		return Op{Kind: "orphan", Pick: g.IntN(64)}
 	case n < 190:
 		return Op{Kind: "retry"}
 	case n < 194:
@@ -160,8 +184,11 @@ func (g generator) arrival(c *Config) Op {
 	op := Op{
 		Kind: "arrive", Seed: g.Uint64(),
 		Family: g.IntN(3), Tail: g.IntN(6), Salt: g.IntN(8) / 6, Priority: g.IntN(3),
-		N: pick(g, 1, 1, 1, 1, 1, 2, 3), Greedy: g.chance(40),
+		N: pick(g, 1, 1, 1, 1, 2, 3, 4), Greedy: g.chance(40),
 		Len: g.edge(c, c.MaxModelLen-1),
+	}
+	if g.kind == choices {
+		op.N = 3 + g.IntN(4)
 	}
 	op.Shared = min(op.Len, g.edge(c, c.MaxModelLen))
 	op.Max = 1 + g.IntN(c.MaxModelLen)

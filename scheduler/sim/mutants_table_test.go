@@ -1,0 +1,287 @@
+package sim
+
+// mutant is one planted bug: in file, the text old becomes the text new, in
+// which mutant("M..") asks whether this one is switched on.
+type mutant struct {
+	id, bug  string
+	upstream string // where it happened: a public issue or advisory, or the class of it
+	file     string
+	old, new string
+}
+
+// mutants are bugs that other engines had (or that this one had while it was
+// written), each as small a change as it takes.
+var mutants = []mutant{
+	{"M01", "freed blocks are reused while a step in flight writes them", "vllm 45357, sglang 35049", "kvcache/block.go",
+		`if b.fence <= m.completed {`, `if mutant("M01") || b.fence <= m.completed {`},
+	{"M02", "abort frees pages that are still being written", "sglang 27372, 32564", "scheduler/queue.go",
+		`s.running = s.remove(s.running, e)
+		s.blocks.Free(seq, e.inFlight)`,
+		`s.running = s.remove(s.running, e)
+		if mutant("M02") {
+			e.inFlight = 0
+		}
+		if !(mutant("M03") && reason == batch.FinishError) {
+			s.blocks.Free(seq, e.inFlight)
+		}
+		if mutant("M04") && reason == batch.FinishAbort && len(seq.BlockTable[:cap(seq.BlockTable)]) > 0 {
+			seq.BlockTable = seq.BlockTable[:1]
+			s.blocks.Free(seq, e.inFlight)
+		}`},
+	{"M03", "a failed sequence keeps its blocks for ever", "vllm 46283, sglang 6888", "scheduler/queue.go", "", ""},
+	{"M04", "an abort frees twice", "vllm 33377", "scheduler/queue.go", "", ""},
+	{"M05", "rejected drafts are pruned twice: by the optimistic length", "vllm-ascend 13501, 14055", "scheduler/update.go",
+		`s.blocks.Truncate(seq, len(seq.Tokens), e.inFlight)`,
+		`keep := len(seq.Tokens)
+		if mutant("M05") {
+			keep -= sch.NumDrafts - accepted
+		}
+		s.blocks.Truncate(seq, keep, e.inFlight)`},
+	{"M06", "a block is published before the step that fills it has completed", "sglang 24175, 38140", "scheduler/schedule.go",
+		`e.inFlight = p.step.ID`,
+		`e.inFlight = p.step.ID
+	if mutant("M06") {
+		p.s.blocks.Publish(e.seq, e.seq.NumComputed, e.seq.NumComputed+n)
+	}`},
+	{"M07", "a failed row's blocks are published", "FreeToken 287 (poisoned contents)", "scheduler/update.go",
+		`if r.Err != nil {`,
+		`if mutant("M07") && r.Err != nil {
+		s.blocks.Publish(seq, seq.NumComputed, min(len(seq.Tokens), seq.NumComputed+sch.NumTokens))
+	}
+	if r.Err != nil {`},
+	{"M08", "the last cached token is recomputed into a shared block", "sglang 4175", "kvcache/prefix.go",
+		`end < len(tokens); end += size`, `end < len(tokens) || mutant("M08") && end == len(tokens); end += size`},
+	{"M09", "the tenant's salt is not in the hash", "vllm 51899, 53347", "kvcache/prefix.go",
+		`m.cfg.KVDType, salt} {`, `m.cfg.KVDType, salt} {
+		if mutant("M09") && tag == 3 {
+			continue
+		}`},
+	{"M10", "a block's hash leaves out what comes before it", "vllm CVE-2025-25183 (key too weak)", "kvcache/prefix.go",
+		`m.buf = append(m.buf[:0], parent[:]...)`, `if mutant("M10") {
+		parent = Hash{}
+	}
+	m.buf = append(m.buf[:0], parent[:]...)`},
+	{"M11", "the hash collides and ids are not compared", "vllm 54727, Megatron 4158", "kvcache/prefix.go",
+		`if !ok || !slices.Equal(m.ids(id), ids) {`, `if mutant("M11") && !ok {
+		for weak, at := range m.index {
+			if weak[0]&15 == h[0]&15 && m.blocks[at].indexed {
+				return at
+			}
+		}
+	}
+	if !ok || !slices.Equal(m.ids(id), ids) {`},
+	{"M12", "a prefix hit on a block in use takes no reference", "sglang 23392 (cancel, retry, shared prefix)", "kvcache/manager.go",
+		`for _, id := range table {
+		m.ref(id)
+	}
+	for range need {`,
+		`for _, id := range table {
+		if !(mutant("M12") && m.blocks[id].refs > 0) {
+			m.ref(id)
+		}
+	}
+	for range need {`},
+	{"M13", "a fork takes no references", "missing reference count on fork", "kvcache/manager.go",
+		`for _, id := range child.BlockTable {
+		m.ref(id)
+	}`,
+		`for _, id := range child.BlockTable {
+		if !mutant("M13") {
+			m.ref(id)
+		}
+	}`},
+	{"M14", "a fork writes into its parent's tail", "sglang 22819 (prefix = 64 = block size)", "kvcache/manager.go",
+		`copyTail := tail < len(seq.BlockTable) && !m.private(seq.BlockTable[tail])`,
+		`copyTail := !mutant("M14") && tail < len(seq.BlockTable) && !m.private(seq.BlockTable[tail])`},
+	{"M15", "the source of a copy is reused before it is read", "vllm 32255 (load still reads)", "kvcache/manager.go",
+		`m.unref(src, step.ID)`, `m.unref(src, fenceUnless(mutant("M15"), step.ID))`},
+	{"M16", "the last owner's fence replaces a later one", "vllm 45357 (shared blocks)", "kvcache/block.go",
+		`b.fence = max(b.fence, fence)`, `b.fence = fenceUnless(mutant("M16"), b.fence)
+	b.fence = max(b.fence, fence)`},
+	{"M17", "a fence opens one step early", "sglang-jax 1487 (ring one too small)", "kvcache/manager.go",
+		`m.completed = max(m.completed, step)`, `if mutant("M17") {
+		step++
+	}
+	m.completed = max(m.completed, step)`},
+	{"M18", "rounding loses the last block at a block edge", "sglang 24845 (block edges)", "kvcache/manager.go",
+		`keep := m.BlocksFor(n)`, `keep := m.BlocksFor(n)
+	if mutant("M18") && n > 0 && n%m.cfg.BlockSize == 0 {
+		keep--
+	}`},
+	{"M19", "an evicted block stays in the index", "vllm 42273, 50702 (pool full, prefix cache on)", "kvcache/block.go",
+		`if b.indexed {
+		m.evict(id)
+	}`,
+		`if b.indexed && !mutant("M19") {
+		m.evict(id)
+	}`},
+	{"M20", "a reused block keeps its published mark", "vllm 51091", "kvcache/block.go",
+		`b.hashed = false
+	b.refs`, `b.hashed = b.hashed && mutant("M20")
+	b.refs`},
+	{"M21", "a prefix hit leaves the block in the free list", "vllm 37076, 38606 (allocator suspected)", "kvcache/block.go",
+		`case Free, Idle:
+		m.unlink(&m.reusable, id)
+	case Fenced:`,
+		`case Free, Idle:
+		if !mutant("M21") {
+			m.unlink(&m.reusable, id)
+		}
+	case Fenced:`},
+	{"M22", "after recompute, outputs count as prompt", "vllm 5349", "scheduler/queue.go",
+		`e.seq.Preemptions++`, `e.seq.Preemptions++
+	if mutant("M22") {
+		e.seq.PromptLen = len(e.seq.Tokens)
+	}
+	if mutant("M23") && e.seq.NumOutput() > 0 {
+		e.seq.Tokens = e.seq.Tokens[:len(e.seq.Tokens)-1]
+	}`},
+	{"M23", "preemption cuts the output", "vllm 16832", "scheduler/queue.go", "", ""},
+	{"M24", "computed tokens survive the loss of their blocks", "vllm 18055", "scheduler/schedule.go",
+		`seq.NumComputed = cached
+	if !e.admitted {`,
+		`seq.NumComputed = cached
+	if mutant("M24") && e.admitted {
+		seq.NumComputed = len(seq.Tokens) - 1
+	}
+	if !e.admitted {`},
+	{"M25", "one draft too many counts as accepted", "vllm 41758, llama.cpp 25618", "scheduler/update.go",
+		`accepted := max(0, len(r.Tokens)-1)`, `accepted := max(0, len(r.Tokens)-1)
+	if mutant("M25") && sch.NumDrafts > accepted {
+		accepted++
+	}`},
+	{"M26", "slots of rejected drafts are kept", "vllm 46272 (rollback skipped)", "scheduler/update.go",
+		`if sch.NumDrafts > accepted {`, `if sch.NumDrafts > accepted && !mutant("M26") {`},
+	{"M27", "drafts overrun the rows of a step", "sglang-jax 1487", "scheduler/schedule.go",
+		`n = min(len(seq.Drafts), p.tokens, seq.MaxTokens-seq.NumOutput()-1)`,
+		`n = min(len(seq.Drafts), p.tokens, seq.MaxTokens-seq.NumOutput()-1)
+			if mutant("M27") {
+				n = min(len(seq.Drafts), seq.MaxTokens-seq.NumOutput()-1)
+			}
+			if mutant("M28") {
+				n = min(len(seq.Drafts), p.tokens)
+			}`},
+	{"M28", "drafts overrun max_tokens", "llama.cpp 25618 (draft past the end)", "scheduler/schedule.go", "", ""},
+	{"M29", "a draft preempts a neighbour", "vllm 52942 (drafts disturb neighbours)", "scheduler/schedule.go",
+		`n = max(0, p.room(seq, n))`,
+		`if wanted := n; mutant("M29") && p.room(seq, n) < wanted && len(s.running) > 1 {
+			s.preempt(s.running[len(s.running)-1])
+		}
+		n = max(0, p.room(seq, n))`},
+	{"M30", "a request larger than the pool is queued", "vllm 35541", "scheduler/scheduler.go",
+		`if seq.MaxTokens > pool-seq.PromptLen {`, `if seq.MaxTokens > pool-seq.PromptLen && !mutant("M30") {`},
+	{"M31", "a request larger than the context is queued", "sglang 19881", "scheduler/scheduler.go",
+		`if seq.MaxTokens > s.cfg.MaxModelLen-seq.PromptLen {`, `if seq.MaxTokens > s.cfg.MaxModelLen-seq.PromptLen && !mutant("M31") {`},
+	{"M32", "a waiting request holds the blocks it found", "dynamo 10439, 11016 (hold and wait)", "kvcache/manager.go",
+		`if need+fromPool+reserve > m.Available() {`, `if mutant("M32") && need+fromPool+reserve > m.Available() {
+		for _, id := range table {
+			m.ref(id)
+		}
+		seq.BlockTable = table
+		return 0, false
+	}
+	if need+fromPool+reserve > m.Available() {`},
+	{"M33", "cached blocks that a hit takes are not counted as taken", "dynamo 9718 (over-admission)", "kvcache/manager.go",
+		`need := m.BlocksFor(len(seq.Tokens)) - hits
+`, `need := m.BlocksFor(len(seq.Tokens)) - hits
+	if mutant("M33") {
+		fromPool = 0
+	}
+`},
+	{"M34", "the oldest is preempted", "sglang 15626, sglang-jax 1229", "scheduler/schedule.go",
+		`for j := len(s.running) - 1; j >= max(i, 1); j-- {`, `for j := len(s.running) - 1; mutant("M34") && j >= 0; j-- {
+		if s.running[0].inFlight == 0 {
+			return s.running[0]
+		}
+	}
+	for j := len(s.running) - 1; j >= max(i, 1); j-- {`},
+	{"M35", "small requests overtake one that does not fit yet", "starvation of long prompts", "scheduler/schedule.go",
+		`if e.waitsFor = p.place(e); e.waitsFor != WaitNothing {`, `if e.waitsFor = p.place(e); mutant("M35") && e.waitsFor == WaitBlocks {
+			i++
+			continue
+		}
+		if e.waitsFor != WaitNothing {`},
+	{"M36", "siblings wait for a choice that has ended", "vllm 36964 (clients without an answer)", "scheduler/queue.go",
+		`return m == e })`, `return m == e && !mutant("M36") })`},
+	{"M37", "an abort does not reach a sequence in flight", "sglang 36552", "scheduler/scheduler.go",
+		`if e := s.byID[id]; e != nil {`, `if e := s.byID[id]; e != nil && !(mutant("M37") && e.inFlight != 0) {`},
+	{"M38", "the output of an aborted request lives on", "sglang 37833", "scheduler/queue.go",
+		`delete(s.byID, seq.ID)`, `if !(mutant("M38") && e.inFlight != 0) {
+		delete(s.byID, seq.ID)
+	}`},
+	{"M39", "a sequence is in two steps at once", "sglang-jax 1487 (tokens swapped)", "scheduler/schedule.go",
+		`if e.inFlight == 0 && missing(e) == 1 && p.grow(i) {`, `if (e.inFlight == 0 || mutant("M39")) && missing(e) == 1 && p.grow(i) {`},
+	{"M40", "a chunk ignores the rows left", "vllm 6866 (one request breaks the batch)", "scheduler/schedule.go",
+		`n := min(missing, p.tokens)`, `n := min(missing, p.tokens)
+	if mutant("M40") {
+		n = missing
+	}`},
+	{"M41", "admission ignores the seats", "over-admission", "scheduler/schedule.go",
+		`case len(s.running) >= s.cfg.MaxNumSeqs:`, `case len(s.running) >= s.cfg.MaxNumSeqs && !mutant("M41"):`},
+	{"M42", "a fork has nothing left to compute, so no logits", "sglang 38140 (last token)", "scheduler/schedule.go",
+		`seq.NumComputed = n
+`, `seq.NumComputed = n
+		if mutant("M42") {
+			seq.NumComputed++
+		}
+`},
+	{"M43", "a fork copies a tail that is itself yet to be copied", "found here by the simulator", "scheduler/queue.go",
+		`m.seq.NumComputed >= e.seq.PromptLen {`, `(m.seq.NumComputed >= e.seq.PromptLen || mutant("M43") && m.seq.NumComputed >= e.seq.PromptLen-1) {`},
+	{"M44", "the queue's token count leaks on abort", "vllm 18826 (queue bounds)", "scheduler/queue.go",
+		`s.waiting = s.remove(s.waiting, e)
+		s.waitingTokens -= len(seq.Tokens)`,
+		`s.waiting = s.remove(s.waiting, e)
+		if !mutant("M44") {
+			s.waitingTokens -= len(seq.Tokens)
+		}`},
+	{"M45", "the block to evict depends on chance", "map order in decisions", "kvcache/block.go",
+		`id := m.reusable.head
+`, `id := m.reusable.head
+	if mutant("M45") && chance() {
+		id = m.reusable.tail
+	}
+`},
+	{"M46", "a preempted sequence expires as if it had never run", "early timeout", "scheduler/scheduler.go",
+		`if e.admitted || now-e.arrived`, `if e.admitted && !mutant("M46") || now-e.arrived`},
+	{"M47", "decodes use up the step's time and prompts starve", "vllm 2731 (running > 0, 0 tokens/s)", "scheduler/schedule.go",
+		`p.tokens = min(p.tokens, max(most-used, least))`, `if mutant("M47") {
+		least = 0
+	}
+	p.tokens = min(p.tokens, max(most-used, least))`},
+	{"M48", "requests are taken while draining", "vllm 43208 (drain)", "scheduler/scheduler.go",
+		`if s.draining {`, `if s.draining && !mutant("M48") {`},
+	{"M49", "a recomputation counts as a cache hit", "vllm 25780", "kvcache/manager.go",
+		`if seq.Preemptions == 0 {`, `if seq.Preemptions == 0 || mutant("M49") {`},
+	{"M50", "a preempted sequence keeps its blocks", "sglang 31965 (abort storm, pools shrink)", "scheduler/queue.go",
+		`s.blocks.Free(e.seq, e.inFlight)
+	e.seq.NumComputed = 0`,
+		`if mutant("M50") {
+		e.seq.BlockTable = e.seq.BlockTable[:0]
+	}
+	s.blocks.Free(e.seq, e.inFlight)
+	e.seq.NumComputed = 0`},
+}
+
+// hook is the file that an overlay adds to both packages.
+const hook = `
+import (
+	"math/rand"
+	"os"
+)
+
+var (
+	_        = rand.Int
+	switched = os.Getenv("SESTINA_MUTANT")
+)
+
+func mutant(id string) bool { return switched == id }
+
+func chance() bool { return rand.Intn(2) == 0 }
+
+func fenceUnless(off bool, fence uint64) uint64 {
+	if off {
+		return 0
+	}
+	return fence
+}
+`
