@@ -94,6 +94,23 @@ func BenchmarkGEMV(b *testing.B) {
 	}
 }
 
+// BenchmarkBatch is a decoding step of a few sequences: the weights come from memory and serve several rows.
+func BenchmarkBatch(b *testing.B) {
+	k := Best()
+	for _, dt := range DTypes() {
+		for _, m := range []int{2, 4, 8, 16} {
+			b.Run(fmt.Sprint(dt, "/", m), func(b *testing.B) {
+				mo := newModel(b, dt)
+				out, act, x := operands(m)
+				b.SetBytes(mo.bytes)
+				for b.Loop() {
+					mo.step(k, out, act, x, m)
+				}
+			})
+		}
+	}
+}
+
 // BenchmarkRead is one thread's read bandwidth.
 func BenchmarkRead(b *testing.B) {
 	for _, dt := range []tensor.DType{tensor.Q4_0, tensor.Q8_0, tensor.F16} {

@@ -38,28 +38,50 @@ var dequantizeAVX2 = map[tensor.DType]dequantFunc{
 
 var avx512Kernels = &Kernels{
 	ISA: AVX512VNNI,
-	int8: map[tensor.DType][]int8Tile{
-		tensor.Q4_0: {{8, int8Q40x8AVX512}, {4, int8Q40x4AVX512}, {2, int8Q40x2AVX512}, {1, int8Q40x1AVX512}},
-		tensor.Q4_1: {{8, int8Q41x8AVX512}, {4, int8Q41x4AVX512}, {2, int8Q41x2AVX512}, {1, int8Q41x1AVX512}},
-		tensor.Q5_0: {{8, int8Q50x8AVX512}, {4, int8Q50x4AVX512}, {2, int8Q50x2AVX512}, {1, int8Q50x1AVX512}},
-		tensor.Q5_1: {{8, int8Q51x8AVX512}, {4, int8Q51x4AVX512}, {2, int8Q51x2AVX512}, {1, int8Q51x1AVX512}},
-		tensor.Q8_0: {{8, int8Q80x8AVX512}, {4, int8Q80x4AVX512}, {2, int8Q80x2AVX512}, {1, int8Q80x1AVX512}},
-		tensor.Q4_K: {{8, int8Q4Kx8AVX512}, {4, int8Q4Kx4AVX512}, {2, int8Q4Kx2AVX512}, {1, int8Q4Kx1AVX512}},
-		tensor.Q5_K: {{8, int8Q5Kx8AVX512}, {4, int8Q5Kx4AVX512}, {2, int8Q5Kx2AVX512}, {1, int8Q5Kx1AVX512}},
-		tensor.Q6_K: {{8, int8Q6Kx8AVX512}, {4, int8Q6Kx4AVX512}, {2, int8Q6Kx2AVX512}, {1, int8Q6Kx1AVX512}},
-	},
-	float: map[tensor.DType][]floatTile{
+	tiles: map[tensor.DType][]tile{
+		tensor.Q4_0: {
+			{6, 2, int8Q40x6x2AVX512}, {6, 1, int8Q40x6x1AVX512}, {4, 2, int8Q40x4x2AVX512}, {4, 1, int8Q40x4x1AVX512},
+			{2, 1, int8Q40x2x1AVX512}, {1, 1, int8Q40x1x1AVX512},
+		},
+		tensor.Q4_1: {
+			{6, 2, int8Q41x6x2AVX512}, {6, 1, int8Q41x6x1AVX512}, {4, 2, int8Q41x4x2AVX512}, {4, 1, int8Q41x4x1AVX512},
+			{2, 1, int8Q41x2x1AVX512}, {1, 1, int8Q41x1x1AVX512},
+		},
+		tensor.Q5_0: {
+			{6, 2, int8Q50x6x2AVX512}, {6, 1, int8Q50x6x1AVX512}, {4, 2, int8Q50x4x2AVX512}, {4, 1, int8Q50x4x1AVX512},
+			{2, 1, int8Q50x2x1AVX512}, {1, 1, int8Q50x1x1AVX512},
+		},
+		tensor.Q5_1: {
+			{6, 2, int8Q51x6x2AVX512}, {6, 1, int8Q51x6x1AVX512}, {4, 2, int8Q51x4x2AVX512}, {4, 1, int8Q51x4x1AVX512},
+			{2, 1, int8Q51x2x1AVX512}, {1, 1, int8Q51x1x1AVX512},
+		},
+		tensor.Q8_0: {
+			{6, 2, int8Q80x6x2AVX512}, {6, 1, int8Q80x6x1AVX512}, {4, 2, int8Q80x4x2AVX512}, {4, 1, int8Q80x4x1AVX512},
+			{2, 1, int8Q80x2x1AVX512}, {1, 1, int8Q80x1x1AVX512},
+		},
+		tensor.Q4_K: {
+			{6, 2, int8Q4Kx6x2AVX512}, {6, 1, int8Q4Kx6x1AVX512}, {4, 2, int8Q4Kx4x2AVX512}, {4, 1, int8Q4Kx4x1AVX512},
+			{2, 1, int8Q4Kx2x1AVX512}, {1, 1, int8Q4Kx1x1AVX512},
+		},
+		tensor.Q5_K: {
+			{6, 2, int8Q5Kx6x2AVX512}, {6, 1, int8Q5Kx6x1AVX512}, {4, 2, int8Q5Kx4x2AVX512}, {4, 1, int8Q5Kx4x1AVX512},
+			{2, 1, int8Q5Kx2x1AVX512}, {1, 1, int8Q5Kx1x1AVX512},
+		},
+		tensor.Q6_K: {
+			{8, 1, int8Q6Kx8x1AVX512}, {4, 2, int8Q6Kx4x2AVX512}, {4, 1, int8Q6Kx4x1AVX512}, {2, 1, int8Q6Kx2x1AVX512},
+			{1, 1, int8Q6Kx1x1AVX512},
+		},
 		tensor.F32: {
 			{8, 2, floatF32x8x2AVX512}, {8, 1, floatF32x8x1AVX512}, {4, 2, floatF32x4x2AVX512}, {4, 1, floatF32x4x1AVX512},
-			{2, 4, floatF32x2x4AVX512}, {2, 1, floatF32x2x1AVX512}, {1, 4, floatF32x1x4AVX512}, {1, 1, floatF32x1x1AVX512},
+			{2, 2, floatF32x2x2AVX512}, {2, 1, floatF32x2x1AVX512}, {1, 2, floatF32x1x2AVX512}, {1, 1, floatF32x1x1AVX512},
 		},
 		tensor.F16: {
 			{8, 2, floatF16x8x2AVX512}, {8, 1, floatF16x8x1AVX512}, {4, 2, floatF16x4x2AVX512}, {4, 1, floatF16x4x1AVX512},
-			{2, 4, floatF16x2x4AVX512}, {2, 1, floatF16x2x1AVX512}, {1, 4, floatF16x1x4AVX512}, {1, 1, floatF16x1x1AVX512},
+			{2, 2, floatF16x2x2AVX512}, {2, 1, floatF16x2x1AVX512}, {1, 2, floatF16x1x2AVX512}, {1, 1, floatF16x1x1AVX512},
 		},
 		tensor.BF16: {
 			{8, 2, floatBF16x8x2AVX512}, {8, 1, floatBF16x8x1AVX512}, {4, 2, floatBF16x4x2AVX512}, {4, 1, floatBF16x4x1AVX512},
-			{2, 4, floatBF16x2x4AVX512}, {2, 1, floatBF16x2x1AVX512}, {1, 4, floatBF16x1x4AVX512}, {1, 1, floatBF16x1x1AVX512},
+			{2, 2, floatBF16x2x2AVX512}, {2, 1, floatBF16x2x1AVX512}, {1, 2, floatBF16x1x2AVX512}, {1, 1, floatBF16x1x1AVX512},
 		},
 	},
 	dequantize: dequantizeAVX2,
@@ -69,27 +91,25 @@ var avx512Kernels = &Kernels{
 
 var avx2Kernels = &Kernels{
 	ISA: AVX2,
-	int8: map[tensor.DType][]int8Tile{
-		tensor.Q4_0: {{4, int8Q40x4AVX2}, {2, int8Q40x2AVX2}, {1, int8Q40x1AVX2}},
-		tensor.Q4_1: {{4, int8Q41x4AVX2}, {2, int8Q41x2AVX2}, {1, int8Q41x1AVX2}},
-		tensor.Q5_0: {{4, int8Q50x4AVX2}, {2, int8Q50x2AVX2}, {1, int8Q50x1AVX2}},
-		tensor.Q5_1: {{4, int8Q51x4AVX2}, {2, int8Q51x2AVX2}, {1, int8Q51x1AVX2}},
-		tensor.Q8_0: {{4, int8Q80x4AVX2}, {2, int8Q80x2AVX2}, {1, int8Q80x1AVX2}},
-		tensor.Q4_K: {{4, int8Q4Kx4AVX2}, {2, int8Q4Kx2AVX2}, {1, int8Q4Kx1AVX2}},
-		tensor.Q5_K: {{4, int8Q5Kx4AVX2}, {2, int8Q5Kx2AVX2}, {1, int8Q5Kx1AVX2}},
-		tensor.Q6_K: {{4, int8Q6Kx4AVX2}, {2, int8Q6Kx2AVX2}, {1, int8Q6Kx1AVX2}},
-	},
-	float: map[tensor.DType][]floatTile{
+	tiles: map[tensor.DType][]tile{
+		tensor.Q4_0: {{4, 1, int8Q40x4x1AVX2}, {2, 1, int8Q40x2x1AVX2}, {1, 1, int8Q40x1x1AVX2}},
+		tensor.Q4_1: {{4, 1, int8Q41x4x1AVX2}, {2, 1, int8Q41x2x1AVX2}, {1, 1, int8Q41x1x1AVX2}},
+		tensor.Q5_0: {{4, 1, int8Q50x4x1AVX2}, {2, 1, int8Q50x2x1AVX2}, {1, 1, int8Q50x1x1AVX2}},
+		tensor.Q5_1: {{4, 1, int8Q51x4x1AVX2}, {2, 1, int8Q51x2x1AVX2}, {1, 1, int8Q51x1x1AVX2}},
+		tensor.Q8_0: {{4, 1, int8Q80x4x1AVX2}, {2, 1, int8Q80x2x1AVX2}, {1, 1, int8Q80x1x1AVX2}},
+		tensor.Q4_K: {{4, 1, int8Q4Kx4x1AVX2}, {2, 1, int8Q4Kx2x1AVX2}, {1, 1, int8Q4Kx1x1AVX2}},
+		tensor.Q5_K: {{4, 1, int8Q5Kx4x1AVX2}, {2, 1, int8Q5Kx2x1AVX2}, {1, 1, int8Q5Kx1x1AVX2}},
+		tensor.Q6_K: {{4, 1, int8Q6Kx4x1AVX2}, {2, 1, int8Q6Kx2x1AVX2}, {1, 1, int8Q6Kx1x1AVX2}},
 		tensor.F32: {
-			{4, 1, floatF32x4x1AVX2}, {2, 2, floatF32x2x2AVX2}, {2, 1, floatF32x2x1AVX2}, {1, 4, floatF32x1x4AVX2},
+			{4, 1, floatF32x4x1AVX2}, {2, 2, floatF32x2x2AVX2}, {2, 1, floatF32x2x1AVX2}, {1, 2, floatF32x1x2AVX2},
 			{1, 1, floatF32x1x1AVX2},
 		},
 		tensor.F16: {
-			{4, 1, floatF16x4x1AVX2}, {2, 2, floatF16x2x2AVX2}, {2, 1, floatF16x2x1AVX2}, {1, 4, floatF16x1x4AVX2},
+			{4, 1, floatF16x4x1AVX2}, {2, 2, floatF16x2x2AVX2}, {2, 1, floatF16x2x1AVX2}, {1, 2, floatF16x1x2AVX2},
 			{1, 1, floatF16x1x1AVX2},
 		},
 		tensor.BF16: {
-			{4, 1, floatBF16x4x1AVX2}, {2, 2, floatBF16x2x2AVX2}, {2, 1, floatBF16x2x1AVX2}, {1, 4, floatBF16x1x4AVX2},
+			{4, 1, floatBF16x4x1AVX2}, {2, 2, floatBF16x2x2AVX2}, {2, 1, floatBF16x2x1AVX2}, {1, 2, floatBF16x1x2AVX2},
 			{1, 1, floatBF16x1x1AVX2},
 		},
 	},

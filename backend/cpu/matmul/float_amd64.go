@@ -4,119 +4,119 @@
 
 package matmul
 
-// floatF32x8x2AVX512 multiplies 8 rows by F32 panels, 2 at a time.
-func floatF32x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x8x2AVX512 multiplies 8 x by 16·2 weight rows at a time.
+func floatF32x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF32x8x1AVX512 multiplies 8 rows by F32 panels, 1 at a time.
-func floatF32x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func floatF32x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF32x4x2AVX512 multiplies 4 rows by F32 panels, 2 at a time.
-func floatF32x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func floatF32x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF32x4x1AVX512 multiplies 4 rows by F32 panels, 1 at a time.
-func floatF32x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func floatF32x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF32x2x4AVX512 multiplies 2 rows by F32 panels, 4 at a time.
-func floatF32x2x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x2x2AVX512 multiplies 2 x by 16·2 weight rows at a time.
+func floatF32x2x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF32x2x1AVX512 multiplies 2 rows by F32 panels, 1 at a time.
-func floatF32x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func floatF32x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF32x1x4AVX512 multiplies 1 rows by F32 panels, 4 at a time.
-func floatF32x1x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x1x2AVX512 multiplies 1 x by 16·2 weight rows at a time.
+func floatF32x1x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF32x1x1AVX512 multiplies 1 rows by F32 panels, 1 at a time.
-func floatF32x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func floatF32x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF32x4x1AVX2 multiplies 4 rows by F32 panels, 1 at a time.
-func floatF32x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func floatF32x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF32x2x2AVX2 multiplies 2 rows by F32 panels, 2 at a time.
-func floatF32x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x2x2AVX2 multiplies 2 x by 16·2 weight rows at a time.
+func floatF32x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF32x2x1AVX2 multiplies 2 rows by F32 panels, 1 at a time.
-func floatF32x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func floatF32x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF32x1x4AVX2 multiplies 1 rows by F32 panels, 4 at a time.
-func floatF32x1x4AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x1x2AVX2 multiplies 1 x by 16·2 weight rows at a time.
+func floatF32x1x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF32x1x1AVX2 multiplies 1 rows by F32 panels, 1 at a time.
-func floatF32x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF32x1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func floatF32x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x8x2AVX512 multiplies 8 rows by F16 panels, 2 at a time.
-func floatF16x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x8x2AVX512 multiplies 8 x by 16·2 weight rows at a time.
+func floatF16x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x8x1AVX512 multiplies 8 rows by F16 panels, 1 at a time.
-func floatF16x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func floatF16x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x4x2AVX512 multiplies 4 rows by F16 panels, 2 at a time.
-func floatF16x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func floatF16x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x4x1AVX512 multiplies 4 rows by F16 panels, 1 at a time.
-func floatF16x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func floatF16x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x2x4AVX512 multiplies 2 rows by F16 panels, 4 at a time.
-func floatF16x2x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x2x2AVX512 multiplies 2 x by 16·2 weight rows at a time.
+func floatF16x2x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x2x1AVX512 multiplies 2 rows by F16 panels, 1 at a time.
-func floatF16x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func floatF16x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x1x4AVX512 multiplies 1 rows by F16 panels, 4 at a time.
-func floatF16x1x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x1x2AVX512 multiplies 1 x by 16·2 weight rows at a time.
+func floatF16x1x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x1x1AVX512 multiplies 1 rows by F16 panels, 1 at a time.
-func floatF16x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func floatF16x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x4x1AVX2 multiplies 4 rows by F16 panels, 1 at a time.
-func floatF16x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func floatF16x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x2x2AVX2 multiplies 2 rows by F16 panels, 2 at a time.
-func floatF16x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x2x2AVX2 multiplies 2 x by 16·2 weight rows at a time.
+func floatF16x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x2x1AVX2 multiplies 2 rows by F16 panels, 1 at a time.
-func floatF16x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func floatF16x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x1x4AVX2 multiplies 1 rows by F16 panels, 4 at a time.
-func floatF16x1x4AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x1x2AVX2 multiplies 1 x by 16·2 weight rows at a time.
+func floatF16x1x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatF16x1x1AVX2 multiplies 1 rows by F16 panels, 1 at a time.
-func floatF16x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatF16x1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func floatF16x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x8x2AVX512 multiplies 8 rows by BF16 panels, 2 at a time.
-func floatBF16x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x8x2AVX512 multiplies 8 x by 16·2 weight rows at a time.
+func floatBF16x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x8x1AVX512 multiplies 8 rows by BF16 panels, 1 at a time.
-func floatBF16x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func floatBF16x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x4x2AVX512 multiplies 4 rows by BF16 panels, 2 at a time.
-func floatBF16x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func floatBF16x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x4x1AVX512 multiplies 4 rows by BF16 panels, 1 at a time.
-func floatBF16x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func floatBF16x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x2x4AVX512 multiplies 2 rows by BF16 panels, 4 at a time.
-func floatBF16x2x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x2x2AVX512 multiplies 2 x by 16·2 weight rows at a time.
+func floatBF16x2x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x2x1AVX512 multiplies 2 rows by BF16 panels, 1 at a time.
-func floatBF16x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func floatBF16x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x1x4AVX512 multiplies 1 rows by BF16 panels, 4 at a time.
-func floatBF16x1x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x1x2AVX512 multiplies 1 x by 16·2 weight rows at a time.
+func floatBF16x1x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x1x1AVX512 multiplies 1 rows by BF16 panels, 1 at a time.
-func floatBF16x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func floatBF16x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x4x1AVX2 multiplies 4 rows by BF16 panels, 1 at a time.
-func floatBF16x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func floatBF16x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x2x2AVX2 multiplies 2 rows by BF16 panels, 2 at a time.
-func floatBF16x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x2x2AVX2 multiplies 2 x by 16·2 weight rows at a time.
+func floatBF16x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x2x1AVX2 multiplies 2 rows by BF16 panels, 1 at a time.
-func floatBF16x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func floatBF16x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x1x4AVX2 multiplies 1 rows by BF16 panels, 4 at a time.
-func floatBF16x1x4AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x1x2AVX2 multiplies 1 x by 16·2 weight rows at a time.
+func floatBF16x1x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// floatBF16x1x1AVX2 multiplies 1 rows by BF16 panels, 1 at a time.
-func floatBF16x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// floatBF16x1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func floatBF16x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)

@@ -4,21 +4,24 @@
 
 #include "textflag.h"
 
-// func floatF32x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatF32x8x2AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ xStride+56(FP), DI
-	LEAQ (DI)(DI*2), R8
-	MOVQ panels+32(FP), R9
+	MOVQ w+16(FP), BX
+	MOVQ xStride+56(FP), R9
+	LEAQ (R9)(R9*2), R10
+	MOVQ panels+32(FP), R11
 
 panel:
-	MOVQ   CX, BX
-	LEAQ   (BX)(DI*4), SI
-	MOVQ   DX, R10
-	ADDQ   panelBytes+24(FP), R10
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
+	LEAQ   (DI)(R9*4), R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -35,17 +38,19 @@ panel:
 	VXORPS Z13, Z13, Z13
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
-	MOVQ   cols+40(FP), R11
+	MOVQ   steps+40(FP), R12
 
 column:
-	VBROADCASTSS (BX), Z16
-	VBROADCASTSS (BX)(DI*1), Z17
-	VBROADCASTSS (BX)(DI*2), Z18
-	VBROADCASTSS (BX)(R8*1), Z19
-	VBROADCASTSS (SI), Z20
-	VBROADCASTSS (SI)(DI*1), Z21
-	VBROADCASTSS (SI)(DI*2), Z22
-	VBROADCASTSS (SI)(R8*1), Z23
+	VBROADCASTSS (DI), Z16
+	VBROADCASTSS (DI)(R9*1), Z17
+	VBROADCASTSS (DI)(R9*2), Z18
+	VBROADCASTSS (DI)(R10*1), Z19
+	VBROADCASTSS (R8), Z20
+	VBROADCASTSS (R8)(R9*1), Z21
+	VBROADCASTSS (R8)(R9*2), Z22
+	VBROADCASTSS (R8)(R10*1), Z23
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
 	VMOVUPS      (DX), Z24
 	VFMADD231PS  Z16, Z24, Z0
 	VFMADD231PS  Z17, Z24, Z2
@@ -55,9 +60,7 @@ column:
 	VFMADD231PS  Z21, Z24, Z10
 	VFMADD231PS  Z22, Z24, Z12
 	VFMADD231PS  Z23, Z24, Z14
-	PREFETCHT0   2048(DX)
-	ADDQ         $+64, DX
-	VMOVUPS      (R10), Z24
+	VMOVUPS      (BX), Z24
 	VFMADD231PS  Z16, Z24, Z1
 	VFMADD231PS  Z17, Z24, Z3
 	VFMADD231PS  Z18, Z24, Z5
@@ -66,44 +69,44 @@ column:
 	VFMADD231PS  Z21, Z24, Z11
 	VFMADD231PS  Z22, Z24, Z13
 	VFMADD231PS  Z23, Z24, Z15
-	PREFETCHT0   2048(R10)
-	ADDQ         $+64, R10
-	ADDQ         $+4, BX
-	ADDQ         $+4, SI
-	DECQ         R11
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+4, DI
+	ADDQ         $+4, R8
+	DECQ         R12
 	JNZ          column
-	MOVQ         R10, DX
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z2, (BX)
-	VMOVUPS      Z3, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z4, (BX)
-	VMOVUPS      Z5, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z6, (BX)
-	VMOVUPS      Z7, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z8, (BX)
-	VMOVUPS      Z9, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z10, (BX)
-	VMOVUPS      Z11, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z12, (BX)
-	VMOVUPS      Z13, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z14, (BX)
-	VMOVUPS      Z15, 64(BX)
+	MOVQ         AX, DX
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      Z1, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z2, (DX)
+	VMOVUPS      Z3, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z4, (DX)
+	VMOVUPS      Z5, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z6, (DX)
+	VMOVUPS      Z7, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z8, (DX)
+	VMOVUPS      Z9, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z10, (DX)
+	VMOVUPS      Z11, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z12, (DX)
+	VMOVUPS      Z13, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z14, (DX)
+	VMOVUPS      Z15, 64(DX)
 	ADDQ         $+128, AX
-	SUBQ         $+2, R9
+	SUBQ         $+2, R11
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatF32x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatF32x8x1AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -124,7 +127,7 @@ panel:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	MOVQ   cols+40(FP), R10
+	MOVQ   steps+40(FP), R10
 
 column:
 	VBROADCASTSS (BX), Z8
@@ -135,6 +138,7 @@ column:
 	VBROADCASTSS (SI)(DI*1), Z13
 	VBROADCASTSS (SI)(DI*2), Z14
 	VBROADCASTSS (SI)(R8*1), Z15
+	PREFETCHT0   4096(DX)
 	VMOVUPS      (DX), Z16
 	VFMADD231PS  Z8, Z16, Z0
 	VFMADD231PS  Z9, Z16, Z1
@@ -144,7 +148,6 @@ column:
 	VFMADD231PS  Z13, Z16, Z5
 	VFMADD231PS  Z14, Z16, Z6
 	VFMADD231PS  Z15, Z16, Z7
-	PREFETCHT0   4096(DX)
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	ADDQ         $+4, SI
@@ -172,20 +175,23 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF32x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatF32x4x2AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ xStride+56(FP), SI
-	LEAQ (SI)(SI*2), DI
-	MOVQ panels+32(FP), R8
+	MOVQ w+16(FP), BX
+	MOVQ xStride+56(FP), R8
+	LEAQ (R8)(R8*2), R9
+	MOVQ panels+32(FP), R10
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, R9
-	ADDQ   panelBytes+24(FP), R9
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -194,50 +200,50 @@ panel:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	MOVQ   cols+40(FP), R10
+	MOVQ   steps+40(FP), R11
 
 column:
-	VBROADCASTSS (BX), Z8
-	VBROADCASTSS (BX)(SI*1), Z9
-	VBROADCASTSS (BX)(SI*2), Z10
-	VBROADCASTSS (BX)(DI*1), Z11
+	VBROADCASTSS (DI), Z8
+	VBROADCASTSS (DI)(R8*1), Z9
+	VBROADCASTSS (DI)(R8*2), Z10
+	VBROADCASTSS (DI)(R9*1), Z11
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
 	VMOVUPS      (DX), Z12
 	VFMADD231PS  Z8, Z12, Z0
 	VFMADD231PS  Z9, Z12, Z2
 	VFMADD231PS  Z10, Z12, Z4
 	VFMADD231PS  Z11, Z12, Z6
-	PREFETCHT0   2048(DX)
-	ADDQ         $+64, DX
-	VMOVUPS      (R9), Z12
+	VMOVUPS      (BX), Z12
 	VFMADD231PS  Z8, Z12, Z1
 	VFMADD231PS  Z9, Z12, Z3
 	VFMADD231PS  Z10, Z12, Z5
 	VFMADD231PS  Z11, Z12, Z7
-	PREFETCHT0   2048(R9)
-	ADDQ         $+64, R9
-	ADDQ         $+4, BX
-	DECQ         R10
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+4, DI
+	DECQ         R11
 	JNZ          column
-	MOVQ         R9, DX
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z2, (BX)
-	VMOVUPS      Z3, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z4, (BX)
-	VMOVUPS      Z5, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z6, (BX)
-	VMOVUPS      Z7, 64(BX)
+	MOVQ         AX, DX
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      Z1, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z2, (DX)
+	VMOVUPS      Z3, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z4, (DX)
+	VMOVUPS      Z5, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z6, (DX)
+	VMOVUPS      Z7, 64(DX)
 	ADDQ         $+128, AX
-	SUBQ         $+2, R8
+	SUBQ         $+2, R10
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatF32x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatF32x4x1AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -253,19 +259,19 @@ panel:
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	MOVQ   cols+40(FP), R9
+	MOVQ   steps+40(FP), R9
 
 column:
 	VBROADCASTSS (BX), Z4
 	VBROADCASTSS (BX)(SI*1), Z5
 	VBROADCASTSS (BX)(SI*2), Z6
 	VBROADCASTSS (BX)(DI*1), Z7
+	PREFETCHT0   4096(DX)
 	VMOVUPS      (DX), Z8
 	VFMADD231PS  Z4, Z8, Z0
 	VFMADD231PS  Z5, Z8, Z1
 	VFMADD231PS  Z6, Z8, Z2
 	VFMADD231PS  Z7, Z8, Z3
-	PREFETCHT0   4096(DX)
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         R9
@@ -284,77 +290,58 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF32x2x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x2x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·floatF32x2x4AVX512(SB), NOSPLIT, $0-64
+TEXT ·floatF32x2x2AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ xStride+56(FP), SI
-	MOVQ panels+32(FP), DI
+	MOVQ w+16(FP), BX
+	MOVQ xStride+56(FP), R8
+	MOVQ panels+32(FP), R9
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, R8
-	ADDQ   panelBytes+24(FP), R8
-	MOVQ   R8, R9
-	ADDQ   panelBytes+24(FP), R9
-	MOVQ   R9, R10
-	ADDQ   panelBytes+24(FP), R10
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	MOVQ   cols+40(FP), R11
+	MOVQ   steps+40(FP), R10
 
 column:
-	VBROADCASTSS (BX), Z8
-	VBROADCASTSS (BX)(SI*1), Z9
-	VMOVUPS      (DX), Z10
-	VFMADD231PS  Z8, Z10, Z0
-	VFMADD231PS  Z9, Z10, Z4
-	PREFETCHT0   1024(DX)
+	VBROADCASTSS (DI), Z4
+	VBROADCASTSS (DI)(R8*1), Z5
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	VMOVUPS      (DX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z2
+	VMOVUPS      (BX), Z6
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z3
 	ADDQ         $+64, DX
-	VMOVUPS      (R8), Z10
-	VFMADD231PS  Z8, Z10, Z1
-	VFMADD231PS  Z9, Z10, Z5
-	PREFETCHT0   1024(R8)
-	ADDQ         $+64, R8
-	VMOVUPS      (R9), Z10
-	VFMADD231PS  Z8, Z10, Z2
-	VFMADD231PS  Z9, Z10, Z6
-	PREFETCHT0   1024(R9)
-	ADDQ         $+64, R9
-	VMOVUPS      (R10), Z10
-	VFMADD231PS  Z8, Z10, Z3
-	VFMADD231PS  Z9, Z10, Z7
-	PREFETCHT0   1024(R10)
-	ADDQ         $+64, R10
-	ADDQ         $+4, BX
-	DECQ         R11
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+4, DI
+	DECQ         R10
 	JNZ          column
-	MOVQ         R10, DX
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	VMOVUPS      Z2, 128(BX)
-	VMOVUPS      Z3, 192(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z4, (BX)
-	VMOVUPS      Z5, 64(BX)
-	VMOVUPS      Z6, 128(BX)
-	VMOVUPS      Z7, 192(BX)
-	ADDQ         $+256, AX
-	SUBQ         $+4, DI
+	MOVQ         AX, DX
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      Z1, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z2, (DX)
+	VMOVUPS      Z3, 64(DX)
+	ADDQ         $+128, AX
+	SUBQ         $+2, R9
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatF32x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatF32x2x1AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -367,15 +354,15 @@ panel:
 	MOVQ   CX, BX
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
-	MOVQ   cols+40(FP), R8
+	MOVQ   steps+40(FP), R8
 
 column:
 	VBROADCASTSS (BX), Z2
 	VBROADCASTSS (BX)(SI*1), Z3
+	PREFETCHT0   4096(DX)
 	VMOVUPS      (DX), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
-	PREFETCHT0   4096(DX)
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         R8
@@ -390,62 +377,49 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF32x1x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x1x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·floatF32x1x4AVX512(SB), NOSPLIT, $0-64
+TEXT ·floatF32x1x2AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ panels+32(FP), SI
+	MOVQ w+16(FP), BX
+	MOVQ panels+32(FP), R8
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, DI
-	ADDQ   panelBytes+24(FP), DI
-	MOVQ   DI, R8
-	ADDQ   panelBytes+24(FP), R8
-	MOVQ   R8, R9
-	ADDQ   panelBytes+24(FP), R9
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	MOVQ   cols+40(FP), R10
+	MOVQ   steps+40(FP), R9
 
 column:
-	VBROADCASTSS (BX), Z4
-	VMOVUPS      (DX), Z5
-	VFMADD231PS  Z4, Z5, Z0
-	PREFETCHT0   1024(DX)
+	VBROADCASTSS (DI), Z2
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	VMOVUPS      (DX), Z3
+	VFMADD231PS  Z2, Z3, Z0
+	VMOVUPS      (BX), Z3
+	VFMADD231PS  Z2, Z3, Z1
 	ADDQ         $+64, DX
-	VMOVUPS      (DI), Z5
-	VFMADD231PS  Z4, Z5, Z1
-	PREFETCHT0   1024(DI)
-	ADDQ         $+64, DI
-	VMOVUPS      (R8), Z5
-	VFMADD231PS  Z4, Z5, Z2
-	PREFETCHT0   1024(R8)
-	ADDQ         $+64, R8
-	VMOVUPS      (R9), Z5
-	VFMADD231PS  Z4, Z5, Z3
-	PREFETCHT0   1024(R9)
-	ADDQ         $+64, R9
-	ADDQ         $+4, BX
-	DECQ         R10
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+4, DI
+	DECQ         R9
 	JNZ          column
-	MOVQ         R9, DX
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	VMOVUPS      Z2, 128(BX)
-	VMOVUPS      Z3, 192(BX)
-	ADDQ         $+256, AX
-	SUBQ         $+4, SI
+	MOVQ         AX, DX
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      Z1, 64(DX)
+	ADDQ         $+128, AX
+	SUBQ         $+2, R8
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatF32x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatF32x1x1AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -456,13 +430,13 @@ TEXT ·floatF32x1x1AVX512(SB), NOSPLIT, $0-64
 panel:
 	MOVQ   CX, BX
 	VXORPS Z0, Z0, Z0
-	MOVQ   cols+40(FP), DI
+	MOVQ   steps+40(FP), DI
 
 column:
 	VBROADCASTSS (BX), Z1
+	PREFETCHT0   4096(DX)
 	VMOVUPS      (DX), Z2
 	VFMADD231PS  Z1, Z2, Z0
-	PREFETCHT0   4096(DX)
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         DI
@@ -475,7 +449,7 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF32x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, FMA3, MMX+
 TEXT ·floatF32x4x1AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -495,13 +469,14 @@ panel:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   cols+40(FP), R9
+	MOVQ   steps+40(FP), R9
 
 column:
 	VBROADCASTSS (BX), Y8
 	VBROADCASTSS (BX)(SI*1), Y9
 	VBROADCASTSS (BX)(SI*2), Y10
 	VBROADCASTSS (BX)(DI*1), Y11
+	PREFETCHT0   4096(DX)
 	VMOVUPS      (DX), Y12
 	VFMADD231PS  Y8, Y12, Y0
 	VFMADD231PS  Y9, Y12, Y2
@@ -512,7 +487,6 @@ column:
 	VFMADD231PS  Y9, Y12, Y3
 	VFMADD231PS  Y10, Y12, Y5
 	VFMADD231PS  Y11, Y12, Y7
-	PREFETCHT0   4096(DX)
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         R9
@@ -535,19 +509,22 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF32x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, FMA3, MMX+
 TEXT ·floatF32x2x2AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ xStride+56(FP), SI
-	MOVQ panels+32(FP), DI
+	MOVQ w+16(FP), BX
+	MOVQ xStride+56(FP), R8
+	MOVQ panels+32(FP), R9
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, R8
-	ADDQ   panelBytes+24(FP), R8
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -556,48 +533,48 @@ panel:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   cols+40(FP), R9
+	MOVQ   steps+40(FP), R10
 
 column:
-	VBROADCASTSS (BX), Y8
-	VBROADCASTSS (BX)(SI*1), Y9
+	VBROADCASTSS (DI), Y8
+	VBROADCASTSS (DI)(R8*1), Y9
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
 	VMOVUPS      (DX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y4
 	VMOVUPS      32(DX), Y10
 	VFMADD231PS  Y8, Y10, Y1
 	VFMADD231PS  Y9, Y10, Y5
-	PREFETCHT0   2048(DX)
-	ADDQ         $+64, DX
-	VMOVUPS      (R8), Y10
+	VMOVUPS      (BX), Y10
 	VFMADD231PS  Y8, Y10, Y2
 	VFMADD231PS  Y9, Y10, Y6
-	VMOVUPS      32(R8), Y10
+	VMOVUPS      32(BX), Y10
 	VFMADD231PS  Y8, Y10, Y3
 	VFMADD231PS  Y9, Y10, Y7
-	PREFETCHT0   2048(R8)
-	ADDQ         $+64, R8
-	ADDQ         $+4, BX
-	DECQ         R9
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+4, DI
+	DECQ         R10
 	JNZ          column
-	MOVQ         R8, DX
-	MOVQ         AX, BX
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	VMOVUPS      Y2, 64(BX)
-	VMOVUPS      Y3, 96(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Y4, (BX)
-	VMOVUPS      Y5, 32(BX)
-	VMOVUPS      Y6, 64(BX)
-	VMOVUPS      Y7, 96(BX)
+	MOVQ         AX, DX
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      Y1, 32(DX)
+	VMOVUPS      Y2, 64(DX)
+	VMOVUPS      Y3, 96(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Y4, (DX)
+	VMOVUPS      Y5, 32(DX)
+	VMOVUPS      Y6, 64(DX)
+	VMOVUPS      Y7, 96(DX)
 	ADDQ         $+128, AX
-	SUBQ         $+2, DI
+	SUBQ         $+2, R9
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatF32x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, FMA3, MMX+
 TEXT ·floatF32x2x1AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -612,18 +589,18 @@ panel:
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   cols+40(FP), R8
+	MOVQ   steps+40(FP), R8
 
 column:
 	VBROADCASTSS (BX), Y4
 	VBROADCASTSS (BX)(SI*1), Y5
+	PREFETCHT0   4096(DX)
 	VMOVUPS      (DX), Y6
 	VFMADD231PS  Y4, Y6, Y0
 	VFMADD231PS  Y5, Y6, Y2
 	VMOVUPS      32(DX), Y6
 	VFMADD231PS  Y4, Y6, Y1
 	VFMADD231PS  Y5, Y6, Y3
-	PREFETCHT0   4096(DX)
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         R8
@@ -640,78 +617,57 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF32x1x4AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x1x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·floatF32x1x4AVX2(SB), NOSPLIT, $0-64
+TEXT ·floatF32x1x2AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ panels+32(FP), SI
+	MOVQ w+16(FP), BX
+	MOVQ panels+32(FP), R8
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, DI
-	ADDQ   panelBytes+24(FP), DI
-	MOVQ   DI, R8
-	ADDQ   panelBytes+24(FP), R8
-	MOVQ   R8, R9
-	ADDQ   panelBytes+24(FP), R9
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   cols+40(FP), R10
+	MOVQ   steps+40(FP), R9
 
 column:
-	VBROADCASTSS (BX), Y8
-	VMOVUPS      (DX), Y9
-	VFMADD231PS  Y8, Y9, Y0
-	VMOVUPS      32(DX), Y9
-	VFMADD231PS  Y8, Y9, Y1
-	PREFETCHT0   1024(DX)
+	VBROADCASTSS (DI), Y4
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	VMOVUPS      (DX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VMOVUPS      32(DX), Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VMOVUPS      (BX), Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VMOVUPS      32(BX), Y5
+	VFMADD231PS  Y4, Y5, Y3
 	ADDQ         $+64, DX
-	VMOVUPS      (DI), Y9
-	VFMADD231PS  Y8, Y9, Y2
-	VMOVUPS      32(DI), Y9
-	VFMADD231PS  Y8, Y9, Y3
-	PREFETCHT0   1024(DI)
-	ADDQ         $+64, DI
-	VMOVUPS      (R8), Y9
-	VFMADD231PS  Y8, Y9, Y4
-	VMOVUPS      32(R8), Y9
-	VFMADD231PS  Y8, Y9, Y5
-	PREFETCHT0   1024(R8)
-	ADDQ         $+64, R8
-	VMOVUPS      (R9), Y9
-	VFMADD231PS  Y8, Y9, Y6
-	VMOVUPS      32(R9), Y9
-	VFMADD231PS  Y8, Y9, Y7
-	PREFETCHT0   1024(R9)
-	ADDQ         $+64, R9
-	ADDQ         $+4, BX
-	DECQ         R10
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+4, DI
+	DECQ         R9
 	JNZ          column
-	MOVQ         R9, DX
-	MOVQ         AX, BX
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	VMOVUPS      Y2, 64(BX)
-	VMOVUPS      Y3, 96(BX)
-	VMOVUPS      Y4, 128(BX)
-	VMOVUPS      Y5, 160(BX)
-	VMOVUPS      Y6, 192(BX)
-	VMOVUPS      Y7, 224(BX)
-	ADDQ         $+256, AX
-	SUBQ         $+4, SI
+	MOVQ         AX, DX
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      Y1, 32(DX)
+	VMOVUPS      Y2, 64(DX)
+	VMOVUPS      Y3, 96(DX)
+	ADDQ         $+128, AX
+	SUBQ         $+2, R8
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatF32x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF32x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, FMA3, MMX+
 TEXT ·floatF32x1x1AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -723,15 +679,15 @@ panel:
 	MOVQ   CX, BX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
-	MOVQ   cols+40(FP), DI
+	MOVQ   steps+40(FP), DI
 
 column:
 	VBROADCASTSS (BX), Y2
+	PREFETCHT0   4096(DX)
 	VMOVUPS      (DX), Y3
 	VFMADD231PS  Y2, Y3, Y0
 	VMOVUPS      32(DX), Y3
 	VFMADD231PS  Y2, Y3, Y1
-	PREFETCHT0   4096(DX)
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         DI
@@ -745,21 +701,24 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF16x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatF16x8x2AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ xStride+56(FP), DI
-	LEAQ (DI)(DI*2), R8
-	MOVQ panels+32(FP), R9
+	MOVQ w+16(FP), BX
+	MOVQ xStride+56(FP), R9
+	LEAQ (R9)(R9*2), R10
+	MOVQ panels+32(FP), R11
 
 panel:
-	MOVQ   CX, BX
-	LEAQ   (BX)(DI*4), SI
-	MOVQ   DX, R10
-	ADDQ   panelBytes+24(FP), R10
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
+	LEAQ   (DI)(R9*4), R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -776,17 +735,18 @@ panel:
 	VXORPS Z13, Z13, Z13
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
-	MOVQ   cols+40(FP), R11
+	MOVQ   steps+40(FP), R12
 
 column:
-	VBROADCASTSS (BX), Z16
-	VBROADCASTSS (BX)(DI*1), Z17
-	VBROADCASTSS (BX)(DI*2), Z18
-	VBROADCASTSS (BX)(R8*1), Z19
-	VBROADCASTSS (SI), Z20
-	VBROADCASTSS (SI)(DI*1), Z21
-	VBROADCASTSS (SI)(DI*2), Z22
-	VBROADCASTSS (SI)(R8*1), Z23
+	VBROADCASTSS (DI), Z16
+	VBROADCASTSS (DI)(R9*1), Z17
+	VBROADCASTSS (DI)(R9*2), Z18
+	VBROADCASTSS (DI)(R10*1), Z19
+	VBROADCASTSS (R8), Z20
+	VBROADCASTSS (R8)(R9*1), Z21
+	VBROADCASTSS (R8)(R9*2), Z22
+	VBROADCASTSS (R8)(R10*1), Z23
+	PREFETCHT1   (SI)
 	VCVTPH2PS    (DX), Z24
 	VFMADD231PS  Z16, Z24, Z0
 	VFMADD231PS  Z17, Z24, Z2
@@ -796,9 +756,7 @@ column:
 	VFMADD231PS  Z21, Z24, Z10
 	VFMADD231PS  Z22, Z24, Z12
 	VFMADD231PS  Z23, Z24, Z14
-	PREFETCHT0   2048(DX)
-	ADDQ         $+32, DX
-	VCVTPH2PS    (R10), Z24
+	VCVTPH2PS    (BX), Z24
 	VFMADD231PS  Z16, Z24, Z1
 	VFMADD231PS  Z17, Z24, Z3
 	VFMADD231PS  Z18, Z24, Z5
@@ -807,44 +765,44 @@ column:
 	VFMADD231PS  Z21, Z24, Z11
 	VFMADD231PS  Z22, Z24, Z13
 	VFMADD231PS  Z23, Z24, Z15
-	PREFETCHT0   2048(R10)
-	ADDQ         $+32, R10
-	ADDQ         $+4, BX
-	ADDQ         $+4, SI
-	DECQ         R11
+	ADDQ         $+32, DX
+	ADDQ         $+32, BX
+	ADDQ         $+64, SI
+	ADDQ         $+4, DI
+	ADDQ         $+4, R8
+	DECQ         R12
 	JNZ          column
-	MOVQ         R10, DX
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z2, (BX)
-	VMOVUPS      Z3, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z4, (BX)
-	VMOVUPS      Z5, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z6, (BX)
-	VMOVUPS      Z7, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z8, (BX)
-	VMOVUPS      Z9, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z10, (BX)
-	VMOVUPS      Z11, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z12, (BX)
-	VMOVUPS      Z13, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z14, (BX)
-	VMOVUPS      Z15, 64(BX)
+	MOVQ         AX, DX
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      Z1, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z2, (DX)
+	VMOVUPS      Z3, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z4, (DX)
+	VMOVUPS      Z5, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z6, (DX)
+	VMOVUPS      Z7, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z8, (DX)
+	VMOVUPS      Z9, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z10, (DX)
+	VMOVUPS      Z11, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z12, (DX)
+	VMOVUPS      Z13, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z14, (DX)
+	VMOVUPS      Z15, 64(DX)
 	ADDQ         $+128, AX
-	SUBQ         $+2, R9
+	SUBQ         $+2, R11
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatF16x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatF16x8x1AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -865,7 +823,7 @@ panel:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	MOVQ   cols+40(FP), R10
+	MOVQ   steps+40(FP), R10
 
 column:
 	VBROADCASTSS (BX), Z8
@@ -876,6 +834,7 @@ column:
 	VBROADCASTSS (SI)(DI*1), Z13
 	VBROADCASTSS (SI)(DI*2), Z14
 	VBROADCASTSS (SI)(R8*1), Z15
+	PREFETCHT0   4096(DX)
 	VCVTPH2PS    (DX), Z16
 	VFMADD231PS  Z8, Z16, Z0
 	VFMADD231PS  Z9, Z16, Z1
@@ -885,7 +844,6 @@ column:
 	VFMADD231PS  Z13, Z16, Z5
 	VFMADD231PS  Z14, Z16, Z6
 	VFMADD231PS  Z15, Z16, Z7
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	ADDQ         $+4, SI
@@ -913,20 +871,23 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF16x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatF16x4x2AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ xStride+56(FP), SI
-	LEAQ (SI)(SI*2), DI
-	MOVQ panels+32(FP), R8
+	MOVQ w+16(FP), BX
+	MOVQ xStride+56(FP), R8
+	LEAQ (R8)(R8*2), R9
+	MOVQ panels+32(FP), R10
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, R9
-	ADDQ   panelBytes+24(FP), R9
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -935,50 +896,49 @@ panel:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	MOVQ   cols+40(FP), R10
+	MOVQ   steps+40(FP), R11
 
 column:
-	VBROADCASTSS (BX), Z8
-	VBROADCASTSS (BX)(SI*1), Z9
-	VBROADCASTSS (BX)(SI*2), Z10
-	VBROADCASTSS (BX)(DI*1), Z11
+	VBROADCASTSS (DI), Z8
+	VBROADCASTSS (DI)(R8*1), Z9
+	VBROADCASTSS (DI)(R8*2), Z10
+	VBROADCASTSS (DI)(R9*1), Z11
+	PREFETCHT1   (SI)
 	VCVTPH2PS    (DX), Z12
 	VFMADD231PS  Z8, Z12, Z0
 	VFMADD231PS  Z9, Z12, Z2
 	VFMADD231PS  Z10, Z12, Z4
 	VFMADD231PS  Z11, Z12, Z6
-	PREFETCHT0   2048(DX)
-	ADDQ         $+32, DX
-	VCVTPH2PS    (R9), Z12
+	VCVTPH2PS    (BX), Z12
 	VFMADD231PS  Z8, Z12, Z1
 	VFMADD231PS  Z9, Z12, Z3
 	VFMADD231PS  Z10, Z12, Z5
 	VFMADD231PS  Z11, Z12, Z7
-	PREFETCHT0   2048(R9)
-	ADDQ         $+32, R9
-	ADDQ         $+4, BX
-	DECQ         R10
+	ADDQ         $+32, DX
+	ADDQ         $+32, BX
+	ADDQ         $+64, SI
+	ADDQ         $+4, DI
+	DECQ         R11
 	JNZ          column
-	MOVQ         R9, DX
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z2, (BX)
-	VMOVUPS      Z3, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z4, (BX)
-	VMOVUPS      Z5, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z6, (BX)
-	VMOVUPS      Z7, 64(BX)
+	MOVQ         AX, DX
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      Z1, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z2, (DX)
+	VMOVUPS      Z3, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z4, (DX)
+	VMOVUPS      Z5, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z6, (DX)
+	VMOVUPS      Z7, 64(DX)
 	ADDQ         $+128, AX
-	SUBQ         $+2, R8
+	SUBQ         $+2, R10
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatF16x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatF16x4x1AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -994,19 +954,19 @@ panel:
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	MOVQ   cols+40(FP), R9
+	MOVQ   steps+40(FP), R9
 
 column:
 	VBROADCASTSS (BX), Z4
 	VBROADCASTSS (BX)(SI*1), Z5
 	VBROADCASTSS (BX)(SI*2), Z6
 	VBROADCASTSS (BX)(DI*1), Z7
+	PREFETCHT0   4096(DX)
 	VCVTPH2PS    (DX), Z8
 	VFMADD231PS  Z4, Z8, Z0
 	VFMADD231PS  Z5, Z8, Z1
 	VFMADD231PS  Z6, Z8, Z2
 	VFMADD231PS  Z7, Z8, Z3
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	DECQ         R9
@@ -1025,77 +985,57 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF16x2x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x2x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·floatF16x2x4AVX512(SB), NOSPLIT, $0-64
+TEXT ·floatF16x2x2AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ xStride+56(FP), SI
-	MOVQ panels+32(FP), DI
+	MOVQ w+16(FP), BX
+	MOVQ xStride+56(FP), R8
+	MOVQ panels+32(FP), R9
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, R8
-	ADDQ   panelBytes+24(FP), R8
-	MOVQ   R8, R9
-	ADDQ   panelBytes+24(FP), R9
-	MOVQ   R9, R10
-	ADDQ   panelBytes+24(FP), R10
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	MOVQ   cols+40(FP), R11
+	MOVQ   steps+40(FP), R10
 
 column:
-	VBROADCASTSS (BX), Z8
-	VBROADCASTSS (BX)(SI*1), Z9
-	VCVTPH2PS    (DX), Z10
-	VFMADD231PS  Z8, Z10, Z0
-	VFMADD231PS  Z9, Z10, Z4
-	PREFETCHT0   1024(DX)
+	VBROADCASTSS (DI), Z4
+	VBROADCASTSS (DI)(R8*1), Z5
+	PREFETCHT1   (SI)
+	VCVTPH2PS    (DX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z2
+	VCVTPH2PS    (BX), Z6
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z3
 	ADDQ         $+32, DX
-	VCVTPH2PS    (R8), Z10
-	VFMADD231PS  Z8, Z10, Z1
-	VFMADD231PS  Z9, Z10, Z5
-	PREFETCHT0   1024(R8)
-	ADDQ         $+32, R8
-	VCVTPH2PS    (R9), Z10
-	VFMADD231PS  Z8, Z10, Z2
-	VFMADD231PS  Z9, Z10, Z6
-	PREFETCHT0   1024(R9)
-	ADDQ         $+32, R9
-	VCVTPH2PS    (R10), Z10
-	VFMADD231PS  Z8, Z10, Z3
-	VFMADD231PS  Z9, Z10, Z7
-	PREFETCHT0   1024(R10)
-	ADDQ         $+32, R10
-	ADDQ         $+4, BX
-	DECQ         R11
+	ADDQ         $+32, BX
+	ADDQ         $+64, SI
+	ADDQ         $+4, DI
+	DECQ         R10
 	JNZ          column
-	MOVQ         R10, DX
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	VMOVUPS      Z2, 128(BX)
-	VMOVUPS      Z3, 192(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z4, (BX)
-	VMOVUPS      Z5, 64(BX)
-	VMOVUPS      Z6, 128(BX)
-	VMOVUPS      Z7, 192(BX)
-	ADDQ         $+256, AX
-	SUBQ         $+4, DI
+	MOVQ         AX, DX
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      Z1, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z2, (DX)
+	VMOVUPS      Z3, 64(DX)
+	ADDQ         $+128, AX
+	SUBQ         $+2, R9
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatF16x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatF16x2x1AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -1108,15 +1048,15 @@ panel:
 	MOVQ   CX, BX
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
-	MOVQ   cols+40(FP), R8
+	MOVQ   steps+40(FP), R8
 
 column:
 	VBROADCASTSS (BX), Z2
 	VBROADCASTSS (BX)(SI*1), Z3
+	PREFETCHT0   4096(DX)
 	VCVTPH2PS    (DX), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	DECQ         R8
@@ -1131,62 +1071,48 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF16x1x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x1x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·floatF16x1x4AVX512(SB), NOSPLIT, $0-64
+TEXT ·floatF16x1x2AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ panels+32(FP), SI
+	MOVQ w+16(FP), BX
+	MOVQ panels+32(FP), R8
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, DI
-	ADDQ   panelBytes+24(FP), DI
-	MOVQ   DI, R8
-	ADDQ   panelBytes+24(FP), R8
-	MOVQ   R8, R9
-	ADDQ   panelBytes+24(FP), R9
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	MOVQ   cols+40(FP), R10
+	MOVQ   steps+40(FP), R9
 
 column:
-	VBROADCASTSS (BX), Z4
-	VCVTPH2PS    (DX), Z5
-	VFMADD231PS  Z4, Z5, Z0
-	PREFETCHT0   1024(DX)
+	VBROADCASTSS (DI), Z2
+	PREFETCHT1   (SI)
+	VCVTPH2PS    (DX), Z3
+	VFMADD231PS  Z2, Z3, Z0
+	VCVTPH2PS    (BX), Z3
+	VFMADD231PS  Z2, Z3, Z1
 	ADDQ         $+32, DX
-	VCVTPH2PS    (DI), Z5
-	VFMADD231PS  Z4, Z5, Z1
-	PREFETCHT0   1024(DI)
-	ADDQ         $+32, DI
-	VCVTPH2PS    (R8), Z5
-	VFMADD231PS  Z4, Z5, Z2
-	PREFETCHT0   1024(R8)
-	ADDQ         $+32, R8
-	VCVTPH2PS    (R9), Z5
-	VFMADD231PS  Z4, Z5, Z3
-	PREFETCHT0   1024(R9)
-	ADDQ         $+32, R9
-	ADDQ         $+4, BX
-	DECQ         R10
+	ADDQ         $+32, BX
+	ADDQ         $+64, SI
+	ADDQ         $+4, DI
+	DECQ         R9
 	JNZ          column
-	MOVQ         R9, DX
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	VMOVUPS      Z2, 128(BX)
-	VMOVUPS      Z3, 192(BX)
-	ADDQ         $+256, AX
-	SUBQ         $+4, SI
+	MOVQ         AX, DX
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      Z1, 64(DX)
+	ADDQ         $+128, AX
+	SUBQ         $+2, R8
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatF16x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatF16x1x1AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -1197,13 +1123,13 @@ TEXT ·floatF16x1x1AVX512(SB), NOSPLIT, $0-64
 panel:
 	MOVQ   CX, BX
 	VXORPS Z0, Z0, Z0
-	MOVQ   cols+40(FP), DI
+	MOVQ   steps+40(FP), DI
 
 column:
 	VBROADCASTSS (BX), Z1
+	PREFETCHT0   4096(DX)
 	VCVTPH2PS    (DX), Z2
 	VFMADD231PS  Z1, Z2, Z0
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	DECQ         DI
@@ -1216,7 +1142,7 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF16x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, F16C, FMA3, MMX+
 TEXT ·floatF16x4x1AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -1236,13 +1162,14 @@ panel:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   cols+40(FP), R9
+	MOVQ   steps+40(FP), R9
 
 column:
 	VBROADCASTSS (BX), Y8
 	VBROADCASTSS (BX)(SI*1), Y9
 	VBROADCASTSS (BX)(SI*2), Y10
 	VBROADCASTSS (BX)(DI*1), Y11
+	PREFETCHT0   4096(DX)
 	VCVTPH2PS    (DX), Y12
 	VFMADD231PS  Y8, Y12, Y0
 	VFMADD231PS  Y9, Y12, Y2
@@ -1253,7 +1180,6 @@ column:
 	VFMADD231PS  Y9, Y12, Y3
 	VFMADD231PS  Y10, Y12, Y5
 	VFMADD231PS  Y11, Y12, Y7
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	DECQ         R9
@@ -1276,19 +1202,22 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF16x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, F16C, FMA3, MMX+
 TEXT ·floatF16x2x2AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ xStride+56(FP), SI
-	MOVQ panels+32(FP), DI
+	MOVQ w+16(FP), BX
+	MOVQ xStride+56(FP), R8
+	MOVQ panels+32(FP), R9
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, R8
-	ADDQ   panelBytes+24(FP), R8
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -1297,48 +1226,47 @@ panel:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   cols+40(FP), R9
+	MOVQ   steps+40(FP), R10
 
 column:
-	VBROADCASTSS (BX), Y8
-	VBROADCASTSS (BX)(SI*1), Y9
+	VBROADCASTSS (DI), Y8
+	VBROADCASTSS (DI)(R8*1), Y9
+	PREFETCHT1   (SI)
 	VCVTPH2PS    (DX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y4
 	VCVTPH2PS    16(DX), Y10
 	VFMADD231PS  Y8, Y10, Y1
 	VFMADD231PS  Y9, Y10, Y5
-	PREFETCHT0   2048(DX)
-	ADDQ         $+32, DX
-	VCVTPH2PS    (R8), Y10
+	VCVTPH2PS    (BX), Y10
 	VFMADD231PS  Y8, Y10, Y2
 	VFMADD231PS  Y9, Y10, Y6
-	VCVTPH2PS    16(R8), Y10
+	VCVTPH2PS    16(BX), Y10
 	VFMADD231PS  Y8, Y10, Y3
 	VFMADD231PS  Y9, Y10, Y7
-	PREFETCHT0   2048(R8)
-	ADDQ         $+32, R8
-	ADDQ         $+4, BX
-	DECQ         R9
+	ADDQ         $+32, DX
+	ADDQ         $+32, BX
+	ADDQ         $+64, SI
+	ADDQ         $+4, DI
+	DECQ         R10
 	JNZ          column
-	MOVQ         R8, DX
-	MOVQ         AX, BX
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	VMOVUPS      Y2, 64(BX)
-	VMOVUPS      Y3, 96(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Y4, (BX)
-	VMOVUPS      Y5, 32(BX)
-	VMOVUPS      Y6, 64(BX)
-	VMOVUPS      Y7, 96(BX)
+	MOVQ         AX, DX
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      Y1, 32(DX)
+	VMOVUPS      Y2, 64(DX)
+	VMOVUPS      Y3, 96(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Y4, (DX)
+	VMOVUPS      Y5, 32(DX)
+	VMOVUPS      Y6, 64(DX)
+	VMOVUPS      Y7, 96(DX)
 	ADDQ         $+128, AX
-	SUBQ         $+2, DI
+	SUBQ         $+2, R9
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatF16x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, F16C, FMA3, MMX+
 TEXT ·floatF16x2x1AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -1353,18 +1281,18 @@ panel:
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   cols+40(FP), R8
+	MOVQ   steps+40(FP), R8
 
 column:
 	VBROADCASTSS (BX), Y4
 	VBROADCASTSS (BX)(SI*1), Y5
+	PREFETCHT0   4096(DX)
 	VCVTPH2PS    (DX), Y6
 	VFMADD231PS  Y4, Y6, Y0
 	VFMADD231PS  Y5, Y6, Y2
 	VCVTPH2PS    16(DX), Y6
 	VFMADD231PS  Y4, Y6, Y1
 	VFMADD231PS  Y5, Y6, Y3
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	DECQ         R8
@@ -1381,78 +1309,56 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatF16x1x4AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x1x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, F16C, FMA3, MMX+
-TEXT ·floatF16x1x4AVX2(SB), NOSPLIT, $0-64
+TEXT ·floatF16x1x2AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ panels+32(FP), SI
+	MOVQ w+16(FP), BX
+	MOVQ panels+32(FP), R8
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, DI
-	ADDQ   panelBytes+24(FP), DI
-	MOVQ   DI, R8
-	ADDQ   panelBytes+24(FP), R8
-	MOVQ   R8, R9
-	ADDQ   panelBytes+24(FP), R9
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   cols+40(FP), R10
+	MOVQ   steps+40(FP), R9
 
 column:
-	VBROADCASTSS (BX), Y8
-	VCVTPH2PS    (DX), Y9
-	VFMADD231PS  Y8, Y9, Y0
-	VCVTPH2PS    16(DX), Y9
-	VFMADD231PS  Y8, Y9, Y1
-	PREFETCHT0   1024(DX)
+	VBROADCASTSS (DI), Y4
+	PREFETCHT1   (SI)
+	VCVTPH2PS    (DX), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VCVTPH2PS    16(DX), Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VCVTPH2PS    (BX), Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VCVTPH2PS    16(BX), Y5
+	VFMADD231PS  Y4, Y5, Y3
 	ADDQ         $+32, DX
-	VCVTPH2PS    (DI), Y9
-	VFMADD231PS  Y8, Y9, Y2
-	VCVTPH2PS    16(DI), Y9
-	VFMADD231PS  Y8, Y9, Y3
-	PREFETCHT0   1024(DI)
-	ADDQ         $+32, DI
-	VCVTPH2PS    (R8), Y9
-	VFMADD231PS  Y8, Y9, Y4
-	VCVTPH2PS    16(R8), Y9
-	VFMADD231PS  Y8, Y9, Y5
-	PREFETCHT0   1024(R8)
-	ADDQ         $+32, R8
-	VCVTPH2PS    (R9), Y9
-	VFMADD231PS  Y8, Y9, Y6
-	VCVTPH2PS    16(R9), Y9
-	VFMADD231PS  Y8, Y9, Y7
-	PREFETCHT0   1024(R9)
-	ADDQ         $+32, R9
-	ADDQ         $+4, BX
-	DECQ         R10
+	ADDQ         $+32, BX
+	ADDQ         $+64, SI
+	ADDQ         $+4, DI
+	DECQ         R9
 	JNZ          column
-	MOVQ         R9, DX
-	MOVQ         AX, BX
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	VMOVUPS      Y2, 64(BX)
-	VMOVUPS      Y3, 96(BX)
-	VMOVUPS      Y4, 128(BX)
-	VMOVUPS      Y5, 160(BX)
-	VMOVUPS      Y6, 192(BX)
-	VMOVUPS      Y7, 224(BX)
-	ADDQ         $+256, AX
-	SUBQ         $+4, SI
+	MOVQ         AX, DX
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      Y1, 32(DX)
+	VMOVUPS      Y2, 64(DX)
+	VMOVUPS      Y3, 96(DX)
+	ADDQ         $+128, AX
+	SUBQ         $+2, R8
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatF16x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatF16x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, F16C, FMA3, MMX+
 TEXT ·floatF16x1x1AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -1464,15 +1370,15 @@ panel:
 	MOVQ   CX, BX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
-	MOVQ   cols+40(FP), DI
+	MOVQ   steps+40(FP), DI
 
 column:
 	VBROADCASTSS (BX), Y2
+	PREFETCHT0   4096(DX)
 	VCVTPH2PS    (DX), Y3
 	VFMADD231PS  Y2, Y3, Y0
 	VCVTPH2PS    16(DX), Y3
 	VFMADD231PS  Y2, Y3, Y1
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	DECQ         DI
@@ -1486,21 +1392,24 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatBF16x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatBF16x8x2AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ xStride+56(FP), DI
-	LEAQ (DI)(DI*2), R8
-	MOVQ panels+32(FP), R9
+	MOVQ w+16(FP), BX
+	MOVQ xStride+56(FP), R9
+	LEAQ (R9)(R9*2), R10
+	MOVQ panels+32(FP), R11
 
 panel:
-	MOVQ   CX, BX
-	LEAQ   (BX)(DI*4), SI
-	MOVQ   DX, R10
-	ADDQ   panelBytes+24(FP), R10
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
+	LEAQ   (DI)(R9*4), R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -1517,17 +1426,18 @@ panel:
 	VXORPS Z13, Z13, Z13
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
-	MOVQ   cols+40(FP), R11
+	MOVQ   steps+40(FP), R12
 
 column:
-	VBROADCASTSS (BX), Z16
-	VBROADCASTSS (BX)(DI*1), Z17
-	VBROADCASTSS (BX)(DI*2), Z18
-	VBROADCASTSS (BX)(R8*1), Z19
-	VBROADCASTSS (SI), Z20
-	VBROADCASTSS (SI)(DI*1), Z21
-	VBROADCASTSS (SI)(DI*2), Z22
-	VBROADCASTSS (SI)(R8*1), Z23
+	VBROADCASTSS (DI), Z16
+	VBROADCASTSS (DI)(R9*1), Z17
+	VBROADCASTSS (DI)(R9*2), Z18
+	VBROADCASTSS (DI)(R10*1), Z19
+	VBROADCASTSS (R8), Z20
+	VBROADCASTSS (R8)(R9*1), Z21
+	VBROADCASTSS (R8)(R9*2), Z22
+	VBROADCASTSS (R8)(R10*1), Z23
+	PREFETCHT1   (SI)
 	VPMOVZXWD    (DX), Z24
 	VPSLLD       $0x10, Z24, Z24
 	VFMADD231PS  Z16, Z24, Z0
@@ -1538,9 +1448,7 @@ column:
 	VFMADD231PS  Z21, Z24, Z10
 	VFMADD231PS  Z22, Z24, Z12
 	VFMADD231PS  Z23, Z24, Z14
-	PREFETCHT0   2048(DX)
-	ADDQ         $+32, DX
-	VPMOVZXWD    (R10), Z24
+	VPMOVZXWD    (BX), Z24
 	VPSLLD       $0x10, Z24, Z24
 	VFMADD231PS  Z16, Z24, Z1
 	VFMADD231PS  Z17, Z24, Z3
@@ -1550,44 +1458,44 @@ column:
 	VFMADD231PS  Z21, Z24, Z11
 	VFMADD231PS  Z22, Z24, Z13
 	VFMADD231PS  Z23, Z24, Z15
-	PREFETCHT0   2048(R10)
-	ADDQ         $+32, R10
-	ADDQ         $+4, BX
-	ADDQ         $+4, SI
-	DECQ         R11
+	ADDQ         $+32, DX
+	ADDQ         $+32, BX
+	ADDQ         $+64, SI
+	ADDQ         $+4, DI
+	ADDQ         $+4, R8
+	DECQ         R12
 	JNZ          column
-	MOVQ         R10, DX
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z2, (BX)
-	VMOVUPS      Z3, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z4, (BX)
-	VMOVUPS      Z5, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z6, (BX)
-	VMOVUPS      Z7, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z8, (BX)
-	VMOVUPS      Z9, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z10, (BX)
-	VMOVUPS      Z11, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z12, (BX)
-	VMOVUPS      Z13, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z14, (BX)
-	VMOVUPS      Z15, 64(BX)
+	MOVQ         AX, DX
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      Z1, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z2, (DX)
+	VMOVUPS      Z3, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z4, (DX)
+	VMOVUPS      Z5, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z6, (DX)
+	VMOVUPS      Z7, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z8, (DX)
+	VMOVUPS      Z9, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z10, (DX)
+	VMOVUPS      Z11, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z12, (DX)
+	VMOVUPS      Z13, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z14, (DX)
+	VMOVUPS      Z15, 64(DX)
 	ADDQ         $+128, AX
-	SUBQ         $+2, R9
+	SUBQ         $+2, R11
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatBF16x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatBF16x8x1AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -1608,7 +1516,7 @@ panel:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	MOVQ   cols+40(FP), R10
+	MOVQ   steps+40(FP), R10
 
 column:
 	VBROADCASTSS (BX), Z8
@@ -1619,6 +1527,7 @@ column:
 	VBROADCASTSS (SI)(DI*1), Z13
 	VBROADCASTSS (SI)(DI*2), Z14
 	VBROADCASTSS (SI)(R8*1), Z15
+	PREFETCHT0   4096(DX)
 	VPMOVZXWD    (DX), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VFMADD231PS  Z8, Z16, Z0
@@ -1629,7 +1538,6 @@ column:
 	VFMADD231PS  Z13, Z16, Z5
 	VFMADD231PS  Z14, Z16, Z6
 	VFMADD231PS  Z15, Z16, Z7
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	ADDQ         $+4, SI
@@ -1657,20 +1565,23 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatBF16x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatBF16x4x2AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ xStride+56(FP), SI
-	LEAQ (SI)(SI*2), DI
-	MOVQ panels+32(FP), R8
+	MOVQ w+16(FP), BX
+	MOVQ xStride+56(FP), R8
+	LEAQ (R8)(R8*2), R9
+	MOVQ panels+32(FP), R10
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, R9
-	ADDQ   panelBytes+24(FP), R9
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -1679,52 +1590,51 @@ panel:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	MOVQ   cols+40(FP), R10
+	MOVQ   steps+40(FP), R11
 
 column:
-	VBROADCASTSS (BX), Z8
-	VBROADCASTSS (BX)(SI*1), Z9
-	VBROADCASTSS (BX)(SI*2), Z10
-	VBROADCASTSS (BX)(DI*1), Z11
+	VBROADCASTSS (DI), Z8
+	VBROADCASTSS (DI)(R8*1), Z9
+	VBROADCASTSS (DI)(R8*2), Z10
+	VBROADCASTSS (DI)(R9*1), Z11
+	PREFETCHT1   (SI)
 	VPMOVZXWD    (DX), Z12
 	VPSLLD       $0x10, Z12, Z12
 	VFMADD231PS  Z8, Z12, Z0
 	VFMADD231PS  Z9, Z12, Z2
 	VFMADD231PS  Z10, Z12, Z4
 	VFMADD231PS  Z11, Z12, Z6
-	PREFETCHT0   2048(DX)
-	ADDQ         $+32, DX
-	VPMOVZXWD    (R9), Z12
+	VPMOVZXWD    (BX), Z12
 	VPSLLD       $0x10, Z12, Z12
 	VFMADD231PS  Z8, Z12, Z1
 	VFMADD231PS  Z9, Z12, Z3
 	VFMADD231PS  Z10, Z12, Z5
 	VFMADD231PS  Z11, Z12, Z7
-	PREFETCHT0   2048(R9)
-	ADDQ         $+32, R9
-	ADDQ         $+4, BX
-	DECQ         R10
+	ADDQ         $+32, DX
+	ADDQ         $+32, BX
+	ADDQ         $+64, SI
+	ADDQ         $+4, DI
+	DECQ         R11
 	JNZ          column
-	MOVQ         R9, DX
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z2, (BX)
-	VMOVUPS      Z3, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z4, (BX)
-	VMOVUPS      Z5, 64(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z6, (BX)
-	VMOVUPS      Z7, 64(BX)
+	MOVQ         AX, DX
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      Z1, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z2, (DX)
+	VMOVUPS      Z3, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z4, (DX)
+	VMOVUPS      Z5, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z6, (DX)
+	VMOVUPS      Z7, 64(DX)
 	ADDQ         $+128, AX
-	SUBQ         $+2, R8
+	SUBQ         $+2, R10
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatBF16x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatBF16x4x1AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -1740,20 +1650,20 @@ panel:
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	MOVQ   cols+40(FP), R9
+	MOVQ   steps+40(FP), R9
 
 column:
 	VBROADCASTSS (BX), Z4
 	VBROADCASTSS (BX)(SI*1), Z5
 	VBROADCASTSS (BX)(SI*2), Z6
 	VBROADCASTSS (BX)(DI*1), Z7
+	PREFETCHT0   4096(DX)
 	VPMOVZXWD    (DX), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VFMADD231PS  Z4, Z8, Z0
 	VFMADD231PS  Z5, Z8, Z1
 	VFMADD231PS  Z6, Z8, Z2
 	VFMADD231PS  Z7, Z8, Z3
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	DECQ         R9
@@ -1772,81 +1682,59 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatBF16x2x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x2x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·floatBF16x2x4AVX512(SB), NOSPLIT, $0-64
+TEXT ·floatBF16x2x2AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ xStride+56(FP), SI
-	MOVQ panels+32(FP), DI
+	MOVQ w+16(FP), BX
+	MOVQ xStride+56(FP), R8
+	MOVQ panels+32(FP), R9
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, R8
-	ADDQ   panelBytes+24(FP), R8
-	MOVQ   R8, R9
-	ADDQ   panelBytes+24(FP), R9
-	MOVQ   R9, R10
-	ADDQ   panelBytes+24(FP), R10
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	MOVQ   cols+40(FP), R11
+	MOVQ   steps+40(FP), R10
 
 column:
-	VBROADCASTSS (BX), Z8
-	VBROADCASTSS (BX)(SI*1), Z9
-	VPMOVZXWD    (DX), Z10
-	VPSLLD       $0x10, Z10, Z10
-	VFMADD231PS  Z8, Z10, Z0
-	VFMADD231PS  Z9, Z10, Z4
-	PREFETCHT0   1024(DX)
+	VBROADCASTSS (DI), Z4
+	VBROADCASTSS (DI)(R8*1), Z5
+	PREFETCHT1   (SI)
+	VPMOVZXWD    (DX), Z6
+	VPSLLD       $0x10, Z6, Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z2
+	VPMOVZXWD    (BX), Z6
+	VPSLLD       $0x10, Z6, Z6
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z3
 	ADDQ         $+32, DX
-	VPMOVZXWD    (R8), Z10
-	VPSLLD       $0x10, Z10, Z10
-	VFMADD231PS  Z8, Z10, Z1
-	VFMADD231PS  Z9, Z10, Z5
-	PREFETCHT0   1024(R8)
-	ADDQ         $+32, R8
-	VPMOVZXWD    (R9), Z10
-	VPSLLD       $0x10, Z10, Z10
-	VFMADD231PS  Z8, Z10, Z2
-	VFMADD231PS  Z9, Z10, Z6
-	PREFETCHT0   1024(R9)
-	ADDQ         $+32, R9
-	VPMOVZXWD    (R10), Z10
-	VPSLLD       $0x10, Z10, Z10
-	VFMADD231PS  Z8, Z10, Z3
-	VFMADD231PS  Z9, Z10, Z7
-	PREFETCHT0   1024(R10)
-	ADDQ         $+32, R10
-	ADDQ         $+4, BX
-	DECQ         R11
+	ADDQ         $+32, BX
+	ADDQ         $+64, SI
+	ADDQ         $+4, DI
+	DECQ         R10
 	JNZ          column
-	MOVQ         R10, DX
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	VMOVUPS      Z2, 128(BX)
-	VMOVUPS      Z3, 192(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z4, (BX)
-	VMOVUPS      Z5, 64(BX)
-	VMOVUPS      Z6, 128(BX)
-	VMOVUPS      Z7, 192(BX)
-	ADDQ         $+256, AX
-	SUBQ         $+4, DI
+	MOVQ         AX, DX
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      Z1, 64(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Z2, (DX)
+	VMOVUPS      Z3, 64(DX)
+	ADDQ         $+128, AX
+	SUBQ         $+2, R9
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatBF16x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatBF16x2x1AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -1859,16 +1747,16 @@ panel:
 	MOVQ   CX, BX
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
-	MOVQ   cols+40(FP), R8
+	MOVQ   steps+40(FP), R8
 
 column:
 	VBROADCASTSS (BX), Z2
 	VBROADCASTSS (BX)(SI*1), Z3
+	PREFETCHT0   4096(DX)
 	VPMOVZXWD    (DX), Z4
 	VPSLLD       $0x10, Z4, Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	DECQ         R8
@@ -1883,66 +1771,50 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatBF16x1x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x1x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
-TEXT ·floatBF16x1x4AVX512(SB), NOSPLIT, $0-64
+TEXT ·floatBF16x1x2AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ panels+32(FP), SI
+	MOVQ w+16(FP), BX
+	MOVQ panels+32(FP), R8
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, DI
-	ADDQ   panelBytes+24(FP), DI
-	MOVQ   DI, R8
-	ADDQ   panelBytes+24(FP), R8
-	MOVQ   R8, R9
-	ADDQ   panelBytes+24(FP), R9
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	MOVQ   cols+40(FP), R10
+	MOVQ   steps+40(FP), R9
 
 column:
-	VBROADCASTSS (BX), Z4
-	VPMOVZXWD    (DX), Z5
-	VPSLLD       $0x10, Z5, Z5
-	VFMADD231PS  Z4, Z5, Z0
-	PREFETCHT0   1024(DX)
+	VBROADCASTSS (DI), Z2
+	PREFETCHT1   (SI)
+	VPMOVZXWD    (DX), Z3
+	VPSLLD       $0x10, Z3, Z3
+	VFMADD231PS  Z2, Z3, Z0
+	VPMOVZXWD    (BX), Z3
+	VPSLLD       $0x10, Z3, Z3
+	VFMADD231PS  Z2, Z3, Z1
 	ADDQ         $+32, DX
-	VPMOVZXWD    (DI), Z5
-	VPSLLD       $0x10, Z5, Z5
-	VFMADD231PS  Z4, Z5, Z1
-	PREFETCHT0   1024(DI)
-	ADDQ         $+32, DI
-	VPMOVZXWD    (R8), Z5
-	VPSLLD       $0x10, Z5, Z5
-	VFMADD231PS  Z4, Z5, Z2
-	PREFETCHT0   1024(R8)
-	ADDQ         $+32, R8
-	VPMOVZXWD    (R9), Z5
-	VPSLLD       $0x10, Z5, Z5
-	VFMADD231PS  Z4, Z5, Z3
-	PREFETCHT0   1024(R9)
-	ADDQ         $+32, R9
-	ADDQ         $+4, BX
-	DECQ         R10
+	ADDQ         $+32, BX
+	ADDQ         $+64, SI
+	ADDQ         $+4, DI
+	DECQ         R9
 	JNZ          column
-	MOVQ         R9, DX
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	VMOVUPS      Z2, 128(BX)
-	VMOVUPS      Z3, 192(BX)
-	ADDQ         $+256, AX
-	SUBQ         $+4, SI
+	MOVQ         AX, DX
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      Z1, 64(DX)
+	ADDQ         $+128, AX
+	SUBQ         $+2, R8
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatBF16x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX512DQ, AVX512F, MMX+
 TEXT ·floatBF16x1x1AVX512(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -1953,14 +1825,14 @@ TEXT ·floatBF16x1x1AVX512(SB), NOSPLIT, $0-64
 panel:
 	MOVQ   CX, BX
 	VXORPS Z0, Z0, Z0
-	MOVQ   cols+40(FP), DI
+	MOVQ   steps+40(FP), DI
 
 column:
 	VBROADCASTSS (BX), Z1
+	PREFETCHT0   4096(DX)
 	VPMOVZXWD    (DX), Z2
 	VPSLLD       $0x10, Z2, Z2
 	VFMADD231PS  Z1, Z2, Z0
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	DECQ         DI
@@ -1973,7 +1845,7 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatBF16x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·floatBF16x4x1AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -1993,13 +1865,14 @@ panel:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   cols+40(FP), R9
+	MOVQ   steps+40(FP), R9
 
 column:
 	VBROADCASTSS (BX), Y8
 	VBROADCASTSS (BX)(SI*1), Y9
 	VBROADCASTSS (BX)(SI*2), Y10
 	VBROADCASTSS (BX)(DI*1), Y11
+	PREFETCHT0   4096(DX)
 	VPMOVZXWD    (DX), Y12
 	VPSLLD       $0x10, Y12, Y12
 	VFMADD231PS  Y8, Y12, Y0
@@ -2012,7 +1885,6 @@ column:
 	VFMADD231PS  Y9, Y12, Y3
 	VFMADD231PS  Y10, Y12, Y5
 	VFMADD231PS  Y11, Y12, Y7
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	DECQ         R9
@@ -2035,19 +1907,22 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatBF16x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·floatBF16x2x2AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ xStride+56(FP), SI
-	MOVQ panels+32(FP), DI
+	MOVQ w+16(FP), BX
+	MOVQ xStride+56(FP), R8
+	MOVQ panels+32(FP), R9
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, R8
-	ADDQ   panelBytes+24(FP), R8
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -2056,11 +1931,12 @@ panel:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   cols+40(FP), R9
+	MOVQ   steps+40(FP), R10
 
 column:
-	VBROADCASTSS (BX), Y8
-	VBROADCASTSS (BX)(SI*1), Y9
+	VBROADCASTSS (DI), Y8
+	VBROADCASTSS (DI)(R8*1), Y9
+	PREFETCHT1   (SI)
 	VPMOVZXWD    (DX), Y10
 	VPSLLD       $0x10, Y10, Y10
 	VFMADD231PS  Y8, Y10, Y0
@@ -2069,39 +1945,37 @@ column:
 	VPSLLD       $0x10, Y10, Y10
 	VFMADD231PS  Y8, Y10, Y1
 	VFMADD231PS  Y9, Y10, Y5
-	PREFETCHT0   2048(DX)
-	ADDQ         $+32, DX
-	VPMOVZXWD    (R8), Y10
+	VPMOVZXWD    (BX), Y10
 	VPSLLD       $0x10, Y10, Y10
 	VFMADD231PS  Y8, Y10, Y2
 	VFMADD231PS  Y9, Y10, Y6
-	VPMOVZXWD    16(R8), Y10
+	VPMOVZXWD    16(BX), Y10
 	VPSLLD       $0x10, Y10, Y10
 	VFMADD231PS  Y8, Y10, Y3
 	VFMADD231PS  Y9, Y10, Y7
-	PREFETCHT0   2048(R8)
-	ADDQ         $+32, R8
-	ADDQ         $+4, BX
-	DECQ         R9
+	ADDQ         $+32, DX
+	ADDQ         $+32, BX
+	ADDQ         $+64, SI
+	ADDQ         $+4, DI
+	DECQ         R10
 	JNZ          column
-	MOVQ         R8, DX
-	MOVQ         AX, BX
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	VMOVUPS      Y2, 64(BX)
-	VMOVUPS      Y3, 96(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Y4, (BX)
-	VMOVUPS      Y5, 32(BX)
-	VMOVUPS      Y6, 64(BX)
-	VMOVUPS      Y7, 96(BX)
+	MOVQ         AX, DX
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      Y1, 32(DX)
+	VMOVUPS      Y2, 64(DX)
+	VMOVUPS      Y3, 96(DX)
+	ADDQ         outStride+8(FP), DX
+	VMOVUPS      Y4, (DX)
+	VMOVUPS      Y5, 32(DX)
+	VMOVUPS      Y6, 64(DX)
+	VMOVUPS      Y7, 96(DX)
 	ADDQ         $+128, AX
-	SUBQ         $+2, DI
+	SUBQ         $+2, R9
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatBF16x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·floatBF16x2x1AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -2116,11 +1990,12 @@ panel:
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   cols+40(FP), R8
+	MOVQ   steps+40(FP), R8
 
 column:
 	VBROADCASTSS (BX), Y4
 	VBROADCASTSS (BX)(SI*1), Y5
+	PREFETCHT0   4096(DX)
 	VPMOVZXWD    (DX), Y6
 	VPSLLD       $0x10, Y6, Y6
 	VFMADD231PS  Y4, Y6, Y0
@@ -2129,7 +2004,6 @@ column:
 	VPSLLD       $0x10, Y6, Y6
 	VFMADD231PS  Y4, Y6, Y1
 	VFMADD231PS  Y5, Y6, Y3
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	DECQ         R8
@@ -2146,86 +2020,60 @@ column:
 	VZEROUPPER
 	RET
 
-// func floatBF16x1x4AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x1x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·floatBF16x1x4AVX2(SB), NOSPLIT, $0-64
+TEXT ·floatBF16x1x2AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
 	MOVQ x+48(FP), CX
-	MOVQ w+16(FP), DX
-	MOVQ panels+32(FP), SI
+	MOVQ w+16(FP), BX
+	MOVQ panels+32(FP), R8
 
 panel:
-	MOVQ   CX, BX
-	MOVQ   DX, DI
-	ADDQ   panelBytes+24(FP), DI
-	MOVQ   DI, R8
-	ADDQ   panelBytes+24(FP), R8
-	MOVQ   R8, R9
-	ADDQ   panelBytes+24(FP), R9
+	MOVQ   BX, DX
+	MOVQ   DX, BX
+	ADDQ   panelBytes+24(FP), BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   CX, DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   cols+40(FP), R10
+	MOVQ   steps+40(FP), R9
 
 column:
-	VBROADCASTSS (BX), Y8
-	VPMOVZXWD    (DX), Y9
-	VPSLLD       $0x10, Y9, Y9
-	VFMADD231PS  Y8, Y9, Y0
-	VPMOVZXWD    16(DX), Y9
-	VPSLLD       $0x10, Y9, Y9
-	VFMADD231PS  Y8, Y9, Y1
-	PREFETCHT0   1024(DX)
+	VBROADCASTSS (DI), Y4
+	PREFETCHT1   (SI)
+	VPMOVZXWD    (DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VPMOVZXWD    16(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VPMOVZXWD    (BX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VPMOVZXWD    16(BX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  Y4, Y5, Y3
 	ADDQ         $+32, DX
-	VPMOVZXWD    (DI), Y9
-	VPSLLD       $0x10, Y9, Y9
-	VFMADD231PS  Y8, Y9, Y2
-	VPMOVZXWD    16(DI), Y9
-	VPSLLD       $0x10, Y9, Y9
-	VFMADD231PS  Y8, Y9, Y3
-	PREFETCHT0   1024(DI)
-	ADDQ         $+32, DI
-	VPMOVZXWD    (R8), Y9
-	VPSLLD       $0x10, Y9, Y9
-	VFMADD231PS  Y8, Y9, Y4
-	VPMOVZXWD    16(R8), Y9
-	VPSLLD       $0x10, Y9, Y9
-	VFMADD231PS  Y8, Y9, Y5
-	PREFETCHT0   1024(R8)
-	ADDQ         $+32, R8
-	VPMOVZXWD    (R9), Y9
-	VPSLLD       $0x10, Y9, Y9
-	VFMADD231PS  Y8, Y9, Y6
-	VPMOVZXWD    16(R9), Y9
-	VPSLLD       $0x10, Y9, Y9
-	VFMADD231PS  Y8, Y9, Y7
-	PREFETCHT0   1024(R9)
-	ADDQ         $+32, R9
-	ADDQ         $+4, BX
-	DECQ         R10
+	ADDQ         $+32, BX
+	ADDQ         $+64, SI
+	ADDQ         $+4, DI
+	DECQ         R9
 	JNZ          column
-	MOVQ         R9, DX
-	MOVQ         AX, BX
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	VMOVUPS      Y2, 64(BX)
-	VMOVUPS      Y3, 96(BX)
-	VMOVUPS      Y4, 128(BX)
-	VMOVUPS      Y5, 160(BX)
-	VMOVUPS      Y6, 192(BX)
-	VMOVUPS      Y7, 224(BX)
-	ADDQ         $+256, AX
-	SUBQ         $+4, SI
+	MOVQ         AX, DX
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      Y1, 32(DX)
+	VMOVUPS      Y2, 64(DX)
+	VMOVUPS      Y3, 96(DX)
+	ADDQ         $+128, AX
+	SUBQ         $+2, R8
 	JNZ          panel
 	VZEROUPPER
 	RET
 
-// func floatBF16x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, cols int, x *float32, xStride int)
+// func floatBF16x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·floatBF16x1x1AVX2(SB), NOSPLIT, $0-64
 	MOVQ out+0(FP), AX
@@ -2237,17 +2085,17 @@ panel:
 	MOVQ   CX, BX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
-	MOVQ   cols+40(FP), DI
+	MOVQ   steps+40(FP), DI
 
 column:
 	VBROADCASTSS (BX), Y2
+	PREFETCHT0   4096(DX)
 	VPMOVZXWD    (DX), Y3
 	VPSLLD       $0x10, Y3, Y3
 	VFMADD231PS  Y2, Y3, Y0
 	VPMOVZXWD    16(DX), Y3
 	VPSLLD       $0x10, Y3, Y3
 	VFMADD231PS  Y2, Y3, Y1
-	PREFETCHT0   4096(DX)
 	ADDQ         $+32, DX
 	ADDQ         $+4, BX
 	DECQ         DI

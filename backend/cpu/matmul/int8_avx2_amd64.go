@@ -4,74 +4,74 @@
 
 package matmul
 
-// int8Q40x4AVX2 multiplies tiles of 4 by Q40 panels.
-func int8Q40x4AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q40x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q40x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q40x2AVX2 multiplies tiles of 2 by Q40 panels.
-func int8Q40x2AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q40x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q40x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q40x1AVX2 multiplies tiles of 1 by Q40 panels.
-func int8Q40x1AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q40x1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q40x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q41x4AVX2 multiplies tiles of 4 by Q41 panels.
-func int8Q41x4AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q41x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q41x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q41x2AVX2 multiplies tiles of 2 by Q41 panels.
-func int8Q41x2AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q41x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q41x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q41x1AVX2 multiplies tiles of 1 by Q41 panels.
-func int8Q41x1AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q41x1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q41x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q50x4AVX2 multiplies tiles of 4 by Q50 panels.
-func int8Q50x4AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q50x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q50x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q50x2AVX2 multiplies tiles of 2 by Q50 panels.
-func int8Q50x2AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q50x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q50x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q50x1AVX2 multiplies tiles of 1 by Q50 panels.
-func int8Q50x1AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q50x1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q50x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q51x4AVX2 multiplies tiles of 4 by Q51 panels.
-func int8Q51x4AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q51x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q51x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q51x2AVX2 multiplies tiles of 2 by Q51 panels.
-func int8Q51x2AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q51x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q51x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q51x1AVX2 multiplies tiles of 1 by Q51 panels.
-func int8Q51x1AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q51x1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q51x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q80x4AVX2 multiplies tiles of 4 by Q80 panels.
-func int8Q80x4AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q80x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q80x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q80x2AVX2 multiplies tiles of 2 by Q80 panels.
-func int8Q80x2AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q80x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q80x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q80x1AVX2 multiplies tiles of 1 by Q80 panels.
-func int8Q80x1AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q80x1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q80x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q4Kx4AVX2 multiplies tiles of 4 by Q4K panels.
-func int8Q4Kx4AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q4Kx4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q4Kx4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q4Kx2AVX2 multiplies tiles of 2 by Q4K panels.
-func int8Q4Kx2AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q4Kx2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q4Kx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q4Kx1AVX2 multiplies tiles of 1 by Q4K panels.
-func int8Q4Kx1AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q4Kx1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q4Kx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q5Kx4AVX2 multiplies tiles of 4 by Q5K panels.
-func int8Q5Kx4AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q5Kx4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q5Kx4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q5Kx2AVX2 multiplies tiles of 2 by Q5K panels.
-func int8Q5Kx2AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q5Kx2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q5Kx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q5Kx1AVX2 multiplies tiles of 1 by Q5K panels.
-func int8Q5Kx1AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q5Kx1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q5Kx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q6Kx4AVX2 multiplies tiles of 4 by Q6K panels.
-func int8Q6Kx4AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q6Kx4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q6Kx4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q6Kx2AVX2 multiplies tiles of 2 by Q6K panels.
-func int8Q6Kx2AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q6Kx2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q6Kx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q6Kx1AVX2 multiplies tiles of 1 by Q6K panels.
-func int8Q6Kx1AVX2(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q6Kx1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q6Kx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)

@@ -4,98 +4,143 @@
 
 package matmul
 
-// int8Q40x8AVX512 multiplies tiles of 8 by Q40 panels.
-func int8Q40x8AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q40x6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
+func int8Q40x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q40x4AVX512 multiplies tiles of 4 by Q40 panels.
-func int8Q40x4AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q40x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
+func int8Q40x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q40x2AVX512 multiplies tiles of 2 by Q40 panels.
-func int8Q40x2AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q40x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func int8Q40x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q40x1AVX512 multiplies tiles of 1 by Q40 panels.
-func int8Q40x1AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q40x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q40x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q41x8AVX512 multiplies tiles of 8 by Q41 panels.
-func int8Q41x8AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q40x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q40x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q41x4AVX512 multiplies tiles of 4 by Q41 panels.
-func int8Q41x4AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q40x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q40x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q41x2AVX512 multiplies tiles of 2 by Q41 panels.
-func int8Q41x2AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q41x6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
+func int8Q41x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q41x1AVX512 multiplies tiles of 1 by Q41 panels.
-func int8Q41x1AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q41x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
+func int8Q41x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q50x8AVX512 multiplies tiles of 8 by Q50 panels.
-func int8Q50x8AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q41x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func int8Q41x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q50x4AVX512 multiplies tiles of 4 by Q50 panels.
-func int8Q50x4AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q41x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q41x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q50x2AVX512 multiplies tiles of 2 by Q50 panels.
-func int8Q50x2AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q41x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q41x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q50x1AVX512 multiplies tiles of 1 by Q50 panels.
-func int8Q50x1AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q41x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q41x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q51x8AVX512 multiplies tiles of 8 by Q51 panels.
-func int8Q51x8AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q50x6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
+func int8Q50x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q51x4AVX512 multiplies tiles of 4 by Q51 panels.
-func int8Q51x4AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q50x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
+func int8Q50x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q51x2AVX512 multiplies tiles of 2 by Q51 panels.
-func int8Q51x2AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q50x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func int8Q50x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q51x1AVX512 multiplies tiles of 1 by Q51 panels.
-func int8Q51x1AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q50x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q50x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q80x8AVX512 multiplies tiles of 8 by Q80 panels.
-func int8Q80x8AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q50x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q50x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q80x4AVX512 multiplies tiles of 4 by Q80 panels.
-func int8Q80x4AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q50x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q50x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q80x2AVX512 multiplies tiles of 2 by Q80 panels.
-func int8Q80x2AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q51x6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
+func int8Q51x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q80x1AVX512 multiplies tiles of 1 by Q80 panels.
-func int8Q80x1AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q51x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
+func int8Q51x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q4Kx8AVX512 multiplies tiles of 8 by Q4K panels.
-func int8Q4Kx8AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q51x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func int8Q51x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q4Kx4AVX512 multiplies tiles of 4 by Q4K panels.
-func int8Q4Kx4AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q51x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q51x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q4Kx2AVX512 multiplies tiles of 2 by Q4K panels.
-func int8Q4Kx2AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q51x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q51x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q4Kx1AVX512 multiplies tiles of 1 by Q4K panels.
-func int8Q4Kx1AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q51x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q51x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q5Kx8AVX512 multiplies tiles of 8 by Q5K panels.
-func int8Q5Kx8AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q80x6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
+func int8Q80x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q5Kx4AVX512 multiplies tiles of 4 by Q5K panels.
-func int8Q5Kx4AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q80x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
+func int8Q80x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q5Kx2AVX512 multiplies tiles of 2 by Q5K panels.
-func int8Q5Kx2AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q80x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func int8Q80x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q5Kx1AVX512 multiplies tiles of 1 by Q5K panels.
-func int8Q5Kx1AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q80x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q80x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q6Kx8AVX512 multiplies tiles of 8 by Q6K panels.
-func int8Q6Kx8AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q80x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q80x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q6Kx4AVX512 multiplies tiles of 4 by Q6K panels.
-func int8Q6Kx4AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q80x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q80x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q6Kx2AVX512 multiplies tiles of 2 by Q6K panels.
-func int8Q6Kx2AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q4Kx6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
+func int8Q4Kx6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q6Kx1AVX512 multiplies tiles of 1 by Q6K panels.
-func int8Q6Kx1AVX512(out *float32, outStride int, w *byte, panels int, groups int, act *byte, actStride int)
+// int8Q4Kx6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
+func int8Q4Kx6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q4Kx4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func int8Q4Kx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q4Kx4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q4Kx4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q4Kx2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q4Kx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q4Kx1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q4Kx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q5Kx6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
+func int8Q5Kx6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q5Kx6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
+func int8Q5Kx6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q5Kx4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func int8Q5Kx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q5Kx4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q5Kx4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q5Kx2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q5Kx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q5Kx1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q5Kx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q6Kx8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func int8Q6Kx8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q6Kx4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func int8Q6Kx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q6Kx4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q6Kx4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q6Kx2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q6Kx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q6Kx1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q6Kx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)

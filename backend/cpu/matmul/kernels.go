@@ -53,23 +53,18 @@ func Supported() []ISA {
 type Kernels struct {
 	ISA ISA
 
-	int8       map[tensor.DType][]int8Tile  // most rows first
-	float      map[tensor.DType][]floatTile // most rows first, then most panels; nil for integer formats
+	tiles      map[tensor.DType][]tile // for int8 activations of integer formats, float32 activations of the others
 	dequantize map[tensor.DType]dequantFunc
 	quantize   func(dst *byte, x *float32, blocks int)
 	read       func(data *byte, chunks int) byte
 }
 
-// int8Tile is a kernel for a fixed number of rows of int8 activations. Strides are in bytes.
-type int8Tile struct {
-	rows int
-	run  func(out *float32, outStride int, w *byte, panels, groups int, act *byte, actStride int)
-}
-
-// floatTile is a kernel for a fixed number of rows of float32 activations that takes so many panels at a time.
-type floatTile struct {
+// tile is a kernel for a fixed number of rows of activations that takes so many panels at a time. Tiles are listed by
+// rows, then panels, most first; the last of the same rows takes one panel. Strides are in bytes; steps is the number of
+// groups, or of columns of a scalar format.
+type tile struct {
 	rows, panels int
-	run          func(out *float32, outStride int, w *byte, panelBytes, panels, cols int, x *float32, xStride int)
+	run          func(out *float32, outStride int, w *byte, panelBytes, panels, steps int, x *byte, xStride int)
 }
 
 // dequantFunc widens one panel of groups to float32, column after column.
@@ -134,22 +129,12 @@ func (k *Kernels) MulInt8(out []float32, outStride int, w *Packed, panel0, panel
 	if m == 0 || panels == 0 {
 		return
 	}
-	if k.int8 == nil {
+	if k.tiles == nil {
 		mulInt8Generic(out, outStride, w, panel0, panels, act, m)
 		return
 	}
-	tiles, groups := k.int8[w.DType], w.groups()
-	for chunk := panelsPerCall(w.panelBytes); panels > 0; panel0, panels = panel0+chunk, panels-chunk {
-		chunk = min(chunk, panels)
-		weights := w.data[panel0*w.panelBytes : (panel0+chunk)*w.panelBytes]
-		for row, t := 0, 0; row < m; row += tiles[t].rows {
-			for tiles[t].rows > m-row {
-				t++
-			}
-			tiles[t].run(&out[row*outStride], 4*outStride, &weights[0], chunk, groups, &act[row*actStride], actStride)
-		}
-		out = out[chunk*PanelRows:]
-	}
+	weights := w.data[panel0*w.panelBytes : (panel0+panels)*w.panelBytes]
+	run(k.tiles[w.DType], out, outStride, weights, w.panelBytes, w.groups(), act, actStride, m)
 }
 
 // ScratchLen is the length of the scratch that MulF32 needs: one panel in float32.
@@ -165,49 +150,59 @@ func (k *Kernels) MulF32(out []float32, outStride int, w *Packed, panel0, panels
 	if m == 0 || panels == 0 {
 		return
 	}
-	if k.float == nil {
+	if k.tiles == nil {
 		mulF32Generic(out, outStride, w, panel0, panels, x, xStride, m, scratch)
 		return
 	}
+	bytes, byteStride := arena.AsBytes(x), 4*xStride
 	if w.layout.scalar() {
 		weights := w.data[panel0*w.panelBytes : (panel0+panels)*w.panelBytes]
-		k.mulFloat(w.DType, out, outStride, weights, w.panelBytes, w.Cols, x, xStride, m)
+		run(k.tiles[w.DType], out, outStride, weights, w.panelBytes, w.Cols, bytes, byteStride, m)
 		return
 	}
 	wide := scratch[:w.ScratchLen()]
 	for p := range panels {
 		k.dequantize[w.DType](&wide[0], &w.panel(panel0 + p)[0], w.groups())
-		k.mulFloat(tensor.F32, out[p*PanelRows:], outStride, arena.AsBytes(wide), 4*len(wide), w.Cols, x, xStride, m)
+		run(k.tiles[tensor.F32], out[p*PanelRows:], outStride, arena.AsBytes(wide), 4*len(wide), w.Cols, bytes, byteStride, m)
 	}
 }
 
-// mulFloat multiplies by the panels in weights, whose elements are of a scalar format.
-func (k *Kernels) mulFloat(dt tensor.DType, out []float32, outStride int, weights []byte, panelBytes, cols int, x []float32, xStride, m int) {
-	tiles := k.float[dt]
+// run multiplies all rows by all panels of weights, a chunk of panels at a time. xStride is in bytes.
+func run(tiles []tile, out []float32, outStride int, weights []byte, panelBytes, steps int, x []byte, xStride, m int) {
 	for len(weights) > 0 {
-		chunk := min(panelsPerCall(panelBytes), len(weights)/panelBytes)
+		panels := min(panelsPerCall(panelBytes), len(weights)/panelBytes)
 		for row, t := 0, 0; row < m; row += tiles[t].rows {
-			for tiles[t].rows > m-row {
+			for !fits(tiles[t:], m-row) {
 				t++
 			}
-			rowsOfTile(tiles[t:], out[row*outStride:], outStride, weights, panelBytes, chunk, cols, x[row*xStride:], xStride)
+			runRows(tiles[t:], out[row*outStride:], outStride, weights, panelBytes, panels, steps, x[row*xStride:], xStride)
 		}
-		weights = weights[chunk*panelBytes:]
-		out = out[chunk*PanelRows:]
+		weights, out = weights[panels*panelBytes:], out[panels*PanelRows:]
 	}
 }
 
-// rowsOfTile runs the tile's rows over panels, by the widest kernels that fit. Kernels of the same rows follow each other.
-func rowsOfTile(tiles []floatTile, out []float32, outStride int, weights []byte, panelBytes, panels, cols int, x []float32, xStride int) {
+// fits reports whether the first tile suits the rows that are left: it is not too large, and the next smaller tile does not
+// cover them in two equal parts.
+func fits(tiles []tile, left int) bool {
+	rows := tiles[0].rows
+	for _, t := range tiles {
+		if t.rows < rows {
+			return rows == left || rows < left && left != 2*t.rows
+		}
+	}
+	return rows <= left
+}
+
+// runRows multiplies one tile's rows by panels: the widest kernels first, the one for single panels takes the rest.
+func runRows(tiles []tile, out []float32, outStride int, weights []byte, panelBytes, panels, steps int, x []byte, xStride int) {
 	for t := 0; panels > 0; t++ {
-		n := panels / tiles[t].panels * tiles[t].panels
+		n := panels - panels%tiles[t].panels
 		if n == 0 {
 			continue
 		}
-		tiles[t].run(&out[0], 4*outStride, &weights[0], panelBytes, n, cols, &x[0], 4*xStride)
+		tiles[t].run(&out[0], 4*outStride, &weights[0], panelBytes, n, steps, &x[0], xStride)
 		panels -= n
-		weights = weights[n*panelBytes:]
-		out = out[n*PanelRows:]
+		weights, out = weights[n*panelBytes:], out[n*PanelRows:]
 	}
 }
 

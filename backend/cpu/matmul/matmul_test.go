@@ -366,6 +366,25 @@ func TestISAs(t *testing.T) {
 	}
 }
 
+// TestTiles: every format has a kernel for one row, and tiles are in the order that run expects.
+func TestTiles(t *testing.T) {
+	for _, isa := range Supported()[1:] {
+		k, _ := For(isa)
+		for _, dt := range DTypes() {
+			tiles := k.tiles[dt]
+			if len(tiles) == 0 || tiles[len(tiles)-1].rows != 1 {
+				t.Fatalf("%v %v: no kernel for one row", isa, dt)
+			}
+			for i, x := range tiles {
+				last := i+1 == len(tiles) || tiles[i+1].rows != x.rows
+				if last && x.panels != 1 || i > 0 && tiles[i-1].rows < x.rows {
+					t.Errorf("%v %v: tile %d of %d x %d is out of order", isa, dt, i, x.rows, x.panels)
+				}
+			}
+		}
+	}
+}
+
 // TestMisusePanics: lengths are checked before any assembly runs.
 func TestMisusePanics(t *testing.T) {
 	k, q, f := Best(), newFixture(t, 1, tensor.Q8_0, 32, 64, 2, ordinary), newFixture(t, 1, tensor.F16, 32, 64, 2, ordinary)

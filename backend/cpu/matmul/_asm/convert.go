@@ -24,13 +24,14 @@ func read() {
 	TEXT("readAVX2", NOSPLIT, "func(data *byte, chunks int) byte")
 	Doc("readAVX2 loads chunks of 512 bytes and returns one byte that depends on all of them.")
 	data := param("data")
+	ahead := &stream{w: []GPVirtual{data}}
 	var acc []VecVirtual
 	for i := range 4 {
 		acc = append(acc, YMM())
 		VPXOR(acc[i], acc[i], acc[i])
 	}
 	repeat("chunk", param("chunks"), func() {
-		prefetch(data, 512, far)
+		ahead.prefetch(512)
 		for i := range 16 {
 			VPXOR(Mem{Base: data, Disp: 32 * i}, acc[i%4], acc[i%4])
 		}
@@ -52,12 +53,12 @@ func dequantize(y *yKernel) {
 	TEXT(name, NOSPLIT, "func(dst *float32, w *byte, groups int)")
 	Doc(fmt.Sprintf("%s widens a %s panel to float32, column after column.", name, y.name))
 	dst := param("dst")
-	y.w = param("w")
+	y.w = newStream(1)
 	block := func() {
 		for h := range 2 {
 			widenHalf(y, dst, h)
 		}
-		ADDQ(I32(y.blockBytes()), y.w)
+		y.w.advance(y.blockBytes())
 		ADDQ(I32(32*64), dst)
 	}
 	repeat("group", param("groups"), func() {
@@ -65,8 +66,8 @@ func dequantize(y *yKernel) {
 			block()
 			return
 		}
-		y.heads = copyOf(y.w)
-		ADDQ(I8(y.head), y.w)
+		y.heads = copyOf(y.w.w[0])
+		y.w.advance(y.head)
 		count := GP64()
 		MOVQ(I32(y.blocks), count)
 		repeat("block", count, block)

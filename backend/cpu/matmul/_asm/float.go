@@ -8,13 +8,11 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-const floatSignature = "func(out *float32, outStride int, w *byte, panelBytes, panels, cols int, x *float32, xStride int)"
-
-// A sum over k is one chain of FMAs of latency 4, so several sums must be under way: the tiles have eight or more, of
-// rows or, with few rows, of panels. The tile of one panel finishes what the wide one leaves.
+// A sum over k is one chain of FMAs of latency 4, so several sums must be under way: of rows or, with few rows, of panels,
+// but no more panels than it takes to wait for memory instead. The tile of one panel finishes what the wide one leaves.
 var (
-	zTiles = [][2]int{{8, 2}, {8, 1}, {4, 2}, {4, 1}, {2, 4}, {2, 1}, {1, 4}, {1, 1}} // rows, panels
-	yTiles = [][2]int{{4, 1}, {2, 2}, {2, 1}, {1, 4}, {1, 1}}
+	zTiles = [][2]int{{8, 2}, {8, 1}, {4, 2}, {4, 1}, {2, 2}, {2, 1}, {1, 2}, {1, 1}} // rows, panels
+	yTiles = [][2]int{{4, 1}, {2, 2}, {2, 1}, {1, 2}, {1, 1}}
 )
 
 // float writes the kernels for float32 activations.
@@ -33,7 +31,7 @@ type floatKernel struct {
 	name, isa          string
 	m, panels, vectors int // vectors: registers for 16 lanes
 	x                  *rows
-	w                  []GPVirtual
+	w                  *stream
 	acc                [][]VecVirtual // [row][panel·vectors + vector]
 }
 
@@ -53,25 +51,16 @@ func (f *floatKernel) colBytes() int {
 }
 
 func (f *floatKernel) write() {
-	name := fmt.Sprintf("float%sx%dx%d%s", f.name, f.m, f.panels, f.isa)
-	TEXT(name, NOSPLIT, floatSignature)
-	Doc(fmt.Sprintf("%s multiplies %d rows by %s panels, %d at a time.", name, f.m, f.name, f.panels))
-	out, first, w, x := param("out"), param("x"), param("w"), newRows("xStride", f.m)
-	f.x = x
-	for range f.panels {
-		f.w = append(f.w, GP64())
-	}
-	for i := range f.m {
-		f.acc = append(f.acc, nil)
-		for range f.panels * f.vectors {
-			f.acc[i] = append(f.acc[i], f.register())
-		}
+	begin(fmt.Sprintf("float%sx%dx%d%s", f.name, f.m, f.panels, f.isa), f.m, f.panels)
+	out, first := param("out"), param("x")
+	f.w, f.x = newStream(f.panels), newRows("xStride", f.m)
+	for range f.m {
+		f.acc = append(f.acc, vectors(f.panels*f.vectors, f.register))
 	}
 	left := param("panels")
 	Label("panel")
-	f.start(first, w)
-	repeat("column", param("cols"), f.column)
-	MOVQ(f.w[f.panels-1], w)
+	f.start(first)
+	repeat("column", param("steps"), f.column)
 	f.store(out)
 	SUBQ(I8(f.panels), left)
 	JNZ(LabelRef("panel"))
@@ -79,13 +68,9 @@ func (f *floatKernel) write() {
 	RET()
 }
 
-func (f *floatKernel) start(first, w GPVirtual) {
+func (f *floatKernel) start(first GPVirtual) {
+	f.w.next()
 	f.x.reset(first)
-	MOVQ(w, f.w[0])
-	for p := 1; p < f.panels; p++ {
-		MOVQ(f.w[p-1], f.w[p])
-		ADDQ(NewParamAddr("panelBytes", 24), f.w[p])
-	}
 	for _, row := range f.acc {
 		for _, a := range row {
 			VXORPS(a, a, a)
@@ -101,16 +86,16 @@ func (f *floatKernel) column() {
 		VBROADCASTSS(f.x.at(i, 0), v)
 		x = append(x, v)
 	}
-	for p, w := range f.w {
+	f.w.prefetch(f.colBytes())
+	for p := range f.panels {
 		for v := range f.vectors {
-			weights := f.load(Mem{Base: w, Disp: f.colBytes() / f.vectors * v})
+			weights := f.load(f.w.at(p, f.colBytes()/f.vectors*v))
 			for i := range f.m {
 				VFMADD231PS(x[i], weights, f.acc[i][p*f.vectors+v])
 			}
 		}
-		PREFETCHT0(Mem{Base: w, Disp: far / f.panels})
-		ADDQ(I8(f.colBytes()), w)
 	}
+	f.w.advance(f.colBytes())
 	f.x.advance(4)
 }
 

@@ -36,23 +36,22 @@ func constants() map[uint32]Mem {
 type yKernel struct {
 	format
 	m        int
-	w, heads GPVirtual
+	w        *stream
+	heads    GPVirtual
 	act      *rows
 	acc      [2][]Op // by half; registers, or memory for many rows
 	constant map[uint32]Mem
 }
 
 func (y *yKernel) write() {
-	name := fmt.Sprintf("int8%sx%dAVX2", y.name, y.m)
-	TEXT(name, NOSPLIT, int8Signature)
-	Doc(fmt.Sprintf("%s multiplies tiles of %d by %s panels.", name, y.m, y.name))
-	out, act, panels, groups := param("out"), param("act"), param("panels"), param("groups")
-	y.w, y.act = param("w"), newRows("actStride", y.m)
+	begin(fmt.Sprintf("int8%sx%dx1AVX2", y.name, y.m), y.m, 1)
+	out, act, panels := param("out"), param("x"), param("panels")
+	y.w, y.act = newStream(1), newRows("xStride", y.m)
 	y.allocate()
 	repeat("panel", panels, func() {
 		y.act.reset(act)
 		y.clear()
-		repeat("group", copyOf(groups), y.group)
+		repeat("group", param("steps"), y.group)
 		y.store(out)
 	})
 	VZEROUPPER()
@@ -111,26 +110,27 @@ func (y *yKernel) store(out GPVirtual) {
 	ADDQ(I8(64), out)
 }
 
-func (y *yKernel) at(disp int) Mem { return Mem{Base: y.w, Disp: disp} }
+func (y *yKernel) at(disp int) Mem { return y.w.at(0, disp) }
 
 func (y *yKernel) group() {
 	if y.head == 0 {
 		y.block()
 		return
 	}
-	y.heads = copyOf(y.w)
-	ADDQ(I8(y.head), y.w)
+	y.heads = copyOf(y.w.w[0])
+	y.w.prefetch(y.head)
+	y.w.advance(y.head)
 	count := GP64()
 	MOVQ(I32(y.blocks), count)
 	repeat("block", count, y.block)
 }
 
 func (y *yKernel) block() {
-	prefetch(y.w, y.blockBytes(), far)
+	y.w.prefetch(y.blockBytes())
 	for h := range 2 {
 		y.half(h)
 	}
-	ADDQ(I32(y.blockBytes()), y.w)
+	y.w.advance(y.blockBytes())
 	y.act.advance(actBlock)
 }
 

@@ -8,67 +8,81 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-const int8Signature = "func(out *float32, outStride int, w *byte, panels, groups int, act *byte, actStride int)"
-
-// far is how far ahead of their use weights are asked for, in bytes.
-const far = 4096
-
 // int8AVX512 writes the kernels for VPDPBUSD on 512 bits: a ZMM register holds one vector of a block, and the four
-// activations that meet it are broadcast from memory by the multiplication itself. A block is unpacked into eight
-// registers once for all rows.
+// activations that meet it are broadcast from memory by the multiplication itself. A vector is unpacked once for
+// all rows of the tile.
 func int8AVX512() {
 	for _, f := range formats {
-		for _, m := range []int{8, 4, 2, 1} {
-			(&zKernel{format: f, m: m}).write()
+		tiles := zInt8Tiles
+		if f.q6() {
+			tiles = zQ6Tiles
+		}
+		for _, t := range tiles {
+			(&zKernel{format: f, m: t[0], panels: t[1]}).write()
 		}
 	}
 }
 
+// Tiles are rows and panels. Two panels share the broadcasts, which halves the loads; the sums and accumulators of 6 × 2
+// leave eight of 32 registers. Q6_K needs two sums. One or two rows wait for memory, which is read fastest front to back.
+var (
+	zInt8Tiles = [][2]int{{6, 2}, {6, 1}, {4, 2}, {4, 1}, {2, 1}, {1, 1}}
+	zQ6Tiles   = [][2]int{{8, 1}, {4, 2}, {4, 1}, {2, 1}, {1, 1}}
+)
+
 type zKernel struct {
 	format
-	m       int
-	w       GPVirtual
-	act     *rows
-	acc     []VecVirtual
-	masks   map[uint64]VecVirtual
-	d, dmin VecVirtual // of the group, in formats with a head
+	m, panels int
+	w         *stream
+	heads     []GPVirtual // by panel
+	act       *rows
+	acc       [][]VecVirtual // by panel and row
+	masks     map[uint64]VecVirtual
 }
 
 func (z *zKernel) write() {
-	name := fmt.Sprintf("int8%sx%dAVX512", z.name, z.m)
-	TEXT(name, NOSPLIT, int8Signature)
-	Doc(fmt.Sprintf("%s multiplies tiles of %d by %s panels.", name, z.m, z.name))
-	out, act, panels, groups := param("out"), param("act"), param("panels"), param("groups")
-	z.w, z.act = param("w"), newRows("actStride", z.m)
+	begin(fmt.Sprintf("int8%sx%dx%dAVX512", z.name, z.m, z.panels), z.m, z.panels)
+	out, act, panels := param("out"), param("x"), param("panels")
+	z.w, z.act = newStream(z.panels), newRows("xStride", z.m)
 	z.masks = map[uint64]VecVirtual{}
 	for _, b := range z.maskBytes() {
 		z.masks[b] = broadcastZ(b * 0x01010101)
 	}
-	for range z.m {
-		z.acc = append(z.acc, ZMM())
+	for range z.panels {
+		z.acc = append(z.acc, vectors(z.m, ZMM))
 	}
-	repeat("panel", panels, func() {
-		z.act.reset(act)
-		for _, a := range z.acc {
-			VPXORD(a, a, a)
-		}
-		repeat("group", copyOf(groups), z.group)
-		z.store(out)
-	})
+	Label("panel")
+	z.act.reset(act)
+	z.w.next()
+	z.clear()
+	repeat("group", param("steps"), z.group)
+	z.store(out)
+	SUBQ(I8(z.panels), panels)
+	JNZ(LabelRef("panel"))
 	VZEROUPPER()
 	RET()
 }
 
-// store writes the sums of a panel and moves on to the next.
+func (z *zKernel) clear() {
+	for _, acc := range z.acc {
+		for _, a := range acc {
+			VPXORD(a, a, a)
+		}
+	}
+}
+
+// store writes the sums of the panels and moves on to the next.
 func (z *zKernel) store(out GPVirtual) {
 	row := copyOf(out)
-	for i, a := range z.acc {
-		VMOVUPS(a, Mem{Base: row})
+	for i := range z.m {
+		for p, acc := range z.acc {
+			VMOVUPS(acc[i], Mem{Base: row, Disp: 64 * p})
+		}
 		if i+1 < z.m {
 			ADDQ(NewParamAddr("outStride", 8), row)
 		}
 	}
-	ADDQ(I8(64), out)
+	ADDQ(I32(64*z.panels), out)
 }
 
 func broadcastZ(word uint64) VecVirtual {
@@ -90,139 +104,170 @@ func (z *zKernel) maskBytes() []uint64 {
 	return nil
 }
 
-func (z *zKernel) at(disp int) Mem { return Mem{Base: z.w, Disp: disp} }
-
 func (z *zKernel) group() {
 	if z.head == 0 {
 		z.block()
 		return
 	}
-	z.d = ZMM()
-	VCVTPH2PS(z.at(0), z.d)
-	if z.k {
-		z.dmin = ZMM()
-		VCVTPH2PS(z.at(32), z.dmin)
+	z.heads = nil
+	for _, w := range z.w.w {
+		z.heads = append(z.heads, copyOf(w))
 	}
-	ADDQ(I8(z.head), z.w)
+	z.w.prefetch(z.head)
+	z.w.advance(z.head)
 	count := GP64()
 	MOVQ(I32(z.blocks), count)
 	repeat("block", count, z.block)
 }
 
 func (z *zKernel) block() {
-	prefetch(z.w, z.blockBytes(), far)
-	weights := z.unpack()
-	d, m, sc := z.scales()
-	for i := range z.m {
-		sum := z.dot(i, weights, sc)
-		VCVTDQ2PS(sum, sum)
-		t := ZMM()
-		VMULPS_BCST(z.act.at(i, actD), d, t)
-		VFMADD231PS(t, sum, z.acc[i])
-		switch {
-		case z.min:
-			VFMADD231PS_BCST(z.act.at(i, actDS), m, z.acc[i])
-		case z.k: // m is the minimum itself, to be subtracted
-			VFNMADD231PS_BCST(z.act.at(i, actDS), m, z.acc[i])
+	z.w.prefetch(z.blockBytes())
+	sums := z.dots()
+	for p := range z.panels {
+		d, m := z.scales(p)
+		for i, sum := range sums[p] {
+			z.accumulate(z.acc[p][i], sum, i, d, m)
 		}
 	}
-	ADDQ(I32(z.blockBytes()), z.w)
+	z.w.advance(z.blockBytes())
 	z.act.advance(actBlock)
 }
 
-// unpack loads the eight vectors of a block as unsigned bytes.
-func (z *zKernel) unpack() (w []VecVirtual) {
-	for range 8 {
-		w = append(w, ZMM())
+// accumulate adds the sum of a block and row i, scaled.
+func (z *zKernel) accumulate(acc, sum VecVirtual, i int, d, m VecVirtual) {
+	t := ZMM()
+	VCVTDQ2PS(sum, sum)
+	VMULPS_BCST(z.act.at(i, actD), d, t)
+	VFMADD231PS(t, sum, acc)
+	switch {
+	case z.min:
+		VFMADD231PS_BCST(z.act.at(i, actDS), m, acc)
+	case z.k: // m is the minimum itself, to be subtracted
+		VFNMADD231PS_BCST(z.act.at(i, actDS), m, acc)
 	}
-	if z.lines == 8 {
-		for v := range w {
-			VMOVDQU64(z.at(64*v), w[v])
+}
+
+// dots is the exact integer product of a block with every row, its offset and (Q6_K) integer scales applied.
+func (z *zKernel) dots() [][]VecVirtual {
+	if !z.q6() {
+		return z.partial(actNeg, 0, 8)
+	}
+	var halves [2][][]VecVirtual
+	for h := range halves {
+		halves[h] = z.partial(actNeg0+4*h, 4*h, 4*h+4)
+		for p, sums := range halves[h] {
+			sc := ZMM()
+			VPMOVSXBD(z.w.at(p, 64*z.lines+16*h), sc)
+			for i, sum := range sums {
+				VPMULLD(sc, sum, sum)
+				if h == 1 {
+					VPADDD(halves[0][p][i], sum, sum)
+				}
+			}
 		}
+	}
+	return halves[1]
+}
+
+// partial multiplies vectors from to to-1 by every row, starting from the offset's compensation. Rows and panels are the
+// inner loop: neighbouring instructions are independent.
+func (z *zKernel) partial(neg, from, to int) (sums [][]VecVirtual) {
+	for range z.panels {
+		sums = append(sums, vectors(z.m, ZMM))
+	}
+	for i := range z.m {
+		for p := range sums {
+			switch {
+			case z.shift == 0:
+				VPXORD(sums[p][i], sums[p][i], sums[p][i])
+			case p == 0:
+				VPSLLD_BCST(U8(z.shift), z.act.at(i, neg), sums[p][i])
+			default:
+				VMOVDQA32(sums[0][i], sums[p][i])
+			}
+		}
+	}
+	for v := from; v < to; v++ {
+		var w []VecVirtual
+		for p := range z.panels {
+			w = append(w, z.unpack(p, v))
+		}
+		for i := range z.m {
+			a := z.act.at(i, 4*v)
+			if z.panels == 1 {
+				VPDPBUSD_BCST(a, w[0], sums[0][i])
+				continue
+			}
+			x := ZMM()
+			VPBROADCASTD(a, x)
+			for p := range sums {
+				VPDPBUSD(x, w[p], sums[p][i])
+			}
+		}
+	}
+	return sums
+}
+
+// unpack loads vector v of a block as unsigned bytes.
+func (z *zKernel) unpack(p, v int) VecVirtual {
+	w := ZMM()
+	switch {
+	case z.lines == 8:
+		VMOVDQU64(z.w.at(p, 64*v), w)
 		return w
+	case v < 4:
+		VPANDD(z.w.at(p, 64*v), z.masks[0x0f], w)
+	default:
+		VPSRLW(U8(4), z.w.at(p, 64*(v-4)), w)
+		VPANDD(z.masks[0x0f], w, w)
 	}
-	for j := range 4 {
-		VMOVDQU64(z.at(64*j), w[j])
-		VPSRLW(U8(4), w[j], w[j+4])
-		VPANDD(z.masks[0x0f], w[j], w[j])
-		VPANDD(z.masks[0x0f], w[j+4], w[j+4])
-	}
-	for v := range w {
-		switch z.lines {
-		case 5: // bit v of the fifth line to bit 4
-			z.insert(256, 4-v, 0x10, w[v])
-		case 6: // field v%4 of line 4 + v/4 to bits 4-5
-			z.insert(256+v/4*64, 4-v%4*2, 0x30, w[v])
-		}
+	switch z.lines {
+	case 5: // bit v of the fifth line to bit 4
+		z.insert(p, 256, 4-v, 0x10, w)
+	case 6: // field v%4 of line 4 + v/4 to bits 4-5
+		z.insert(p, 256+v/4*64, 4-v%4*2, 0x30, w)
 	}
 	return w
 }
 
 // insert shifts the line at disp left (right if negative) and sets those of its bits that are in mask.
-func (z *zKernel) insert(disp, left int, mask uint64, w VecVirtual) {
+func (z *zKernel) insert(p, disp, left int, mask uint64, w VecVirtual) {
 	bits := ZMM()
 	switch {
 	case left > 0:
-		VPSLLW(U8(left), z.at(disp), bits)
+		VPSLLW(U8(left), z.w.at(p, disp), bits)
 	case left < 0:
-		VPSRLW(U8(-left), z.at(disp), bits)
+		VPSRLW(U8(-left), z.w.at(p, disp), bits)
 	default:
-		VMOVDQU64(z.at(disp), bits)
+		VMOVDQU64(z.w.at(p, disp), bits)
 	}
 	const orAnd = 0xf8 // w | bits & mask
 	VPTERNLOGD(U8(orAnd), z.masks[mask], bits, w)
 }
 
-// scales loads the factors of a block.
-func (z *zKernel) scales() (d, m VecVirtual, sc []VecVirtual) {
+// scales loads the float factors of a block.
+func (z *zKernel) scales(p int) (d, m VecVirtual) {
 	tail := 64 * z.lines
 	switch {
 	case z.k:
 		d, m = ZMM(), ZMM()
 		for i, x := range []VecVirtual{d, m} {
-			VPMOVZXBD(z.at(tail+16*i), x)
+			of := ZMM()
+			VPMOVZXBD(z.w.at(p, tail+16*i), x)
 			VCVTDQ2PS(x, x)
-			VMULPS([]VecVirtual{z.d, z.dmin}[i], x, x)
+			VCVTPH2PS(Mem{Base: z.heads[p], Disp: 32 * i}, of)
+			VMULPS(of, x, x)
 		}
 	case z.q6():
-		sc = []VecVirtual{ZMM(), ZMM()}
-		for i, x := range sc {
-			VPMOVSXBD(z.at(tail+16*i), x)
-		}
-		d = z.d
+		d = ZMM()
+		VCVTPH2PS(Mem{Base: z.heads[p]}, d)
 	default:
 		d = ZMM()
-		VCVTPH2PS(z.at(tail), d)
+		VCVTPH2PS(z.w.at(p, tail), d)
 		if z.min {
 			m = ZMM()
-			VCVTPH2PS(z.at(tail+32), m)
+			VCVTPH2PS(z.w.at(p, tail+32), m)
 		}
 	}
-	return d, m, sc
-}
-
-// dot is the exact integer product of a block with row i, its offset and (Q6_K) integer scales applied.
-func (z *zKernel) dot(i int, w, sc []VecVirtual) VecVirtual {
-	if !z.q6() {
-		return z.partial(i, actNeg, w, 0)
-	}
-	first, last := z.partial(i, actNeg0, w[:4], 0), z.partial(i, actNeg1, w[4:], 16)
-	VPMULLD(sc[0], first, first)
-	VPMULLD(sc[1], last, last)
-	VPADDD(last, first, first)
-	return first
-}
-
-// partial multiplies vectors by the activations from byte a on, and starts from the offset's compensation.
-func (z *zKernel) partial(i, neg int, w []VecVirtual, a int) VecVirtual {
-	sum := ZMM()
-	if z.shift > 0 {
-		VPSLLD_BCST(U8(z.shift), z.act.at(i, neg), sum)
-	} else {
-		VPXORD(sum, sum, sum)
-	}
-	for v, x := range w {
-		VPDPBUSD_BCST(z.act.at(i, a+4*v), x, sum)
-	}
-	return sum
+	return d, m
 }

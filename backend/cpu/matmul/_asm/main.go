@@ -5,6 +5,7 @@ package main
 
 import (
 	"flag"
+	"fmt"
 	"log"
 
 	. "github.com/mmcloughlin/avo/build"
@@ -59,6 +60,18 @@ func main() {
 	generate()
 	Generate()
 }
+
+// signature is that of every matrix kernel. Strides are in bytes; steps are columns or groups of columns.
+const signature = "func(out *float32, outStride int, w *byte, panelBytes, panels, steps int, x *byte, xStride int)"
+
+// begin starts the function of a tile.
+func begin(name string, m, panels int) {
+	TEXT(name, NOSPLIT, signature)
+	Doc(fmt.Sprintf("%s multiplies %d x by 16·%d weight rows at a time.", name, m, panels))
+}
+
+// far is how far ahead of their use weights are asked for, in bytes.
+const far = 4096
 
 // rows addresses M rows at a fixed stride: one base register for four rows.
 type rows struct {
@@ -126,9 +139,67 @@ func copyOf(r GPVirtual) GPVirtual {
 	return c
 }
 
-// prefetch asks for the lines that a step of n bytes will read, far bytes ahead.
-func prefetch(w GPVirtual, n, far int) {
-	for at := 0; at < n; at += 64 {
-		PREFETCHT0(Mem{Base: w, Disp: far + at})
+// stream is the memory that the weights of a tile come from: neighbouring panels, read side by side.
+type stream struct {
+	w     []GPVirtual // by panel
+	ahead GPVirtual   // what is asked for now, with several panels
+}
+
+// newStream reads panels at a time, from the parameter w on.
+func newStream(panels int) *stream {
+	s := &stream{}
+	for range panels {
+		s.w = append(s.w, GP64())
 	}
+	Load(Param("w"), s.w[panels-1])
+	if panels > 1 {
+		s.ahead = GP64()
+	}
+	return s
+}
+
+// next moves to the panels behind the last ones.
+func (s *stream) next() {
+	last := len(s.w) - 1
+	if last == 0 {
+		return
+	}
+	MOVQ(s.w[last], s.w[0])
+	for p := range s.w[1:] {
+		MOVQ(s.w[p], s.w[p+1])
+		ADDQ(NewParamAddr("panelBytes", 24), s.w[p+1])
+	}
+	MOVQ(s.w[last], s.ahead)
+	ADDQ(NewParamAddr("panelBytes", 24), s.ahead)
+}
+
+func (s *stream) at(p, disp int) Mem { return Mem{Base: s.w[p], Disp: disp} }
+
+// advance passes n bytes of every panel.
+func (s *stream) advance(n int) {
+	for _, w := range s.w {
+		ADDQ(I32(n), w)
+	}
+	if s.ahead != nil {
+		ADDQ(I32(n*len(s.w)), s.ahead)
+	}
+}
+
+// prefetch asks for what will be read: of one panel the n bytes that are far ahead; while several panels are read side by
+// side, the next ones from front to back, into the second-level cache.
+func (s *stream) prefetch(n int) {
+	for at := 0; at < n*len(s.w); at += 64 {
+		if s.ahead == nil {
+			PREFETCHT0(s.at(0, far+at))
+		} else {
+			PREFETCHT1(Mem{Base: s.ahead, Disp: at})
+		}
+	}
+}
+
+func vectors(n int, register func() VecVirtual) (v []VecVirtual) {
+	for range n {
+		v = append(v, register())
+	}
+	return v
 }
