@@ -61,21 +61,29 @@ func (k *Kernel) pack(pool []byte, q *Query, part int, all tiles, s *Scratch) (p
 	one := Layout{KVHeads: 1, HeadDim: k.HeadDim, BlockSize: Partition, DType: k.DType}
 	packed = grow(&s.packed, one.BlockBytes())
 	lo, _ := q.visible(0)
-	base, size := part*Partition, k.size()
-	for j := max(base+all.from*Tile, lo); j < min(base+all.to*Tile, q.Pos+q.Rows); j++ {
-		slot := int(q.Table[j/k.BlockSize])*k.BlockSize + j%k.BlockSize
-		src, _ := k.keyOffset(slot, q.KVHead)
-		dst, step := one.keyOffset(j-base, 0)
-		for d := range k.HeadDim {
-			copy(packed[dst+d*step:][:size], pool[src+d*size:][:size])
-		}
-		src, dst = k.valueOffset(slot, q.KVHead), one.valueOffset(j-base, 0)
-		copy(packed[dst:], pool[src:][:k.HeadDim*size])
+	from, to := max(part*Partition+all.from*Tile, lo), min(part*Partition+all.to*Tile, q.Pos+q.Rows)
+	if k.size() == 4 {
+		packKeys[uint32](k, one, packed, pool, q, from, to)
+	} else {
+		packKeys[uint16](k, one, packed, pool, q, from, to)
 	}
 	for t := range s.offsets {
 		s.offsets[t] = int64(t * one.tileBytes())
 	}
 	return packed, one.keyBytes()
+}
+
+// packKeys copies positions [from, to) of one partition from a token-major pool.
+func packKeys[T uint16 | uint32](k *Kernel, one Layout, packed, pool []byte, q *Query, from, to int) {
+	n := k.HeadDim * k.size()
+	for j := from; j < to; j++ {
+		slot := int(q.Table[j/k.BlockSize])*k.BlockSize + j%k.BlockSize
+		src, _ := k.keyOffset(slot, q.KVHead)
+		dst, _ := one.keyOffset(j%Partition, 0)
+		scatter(view[T](packed[dst:]), Tile, view[T](pool[src:src+n]))
+		src = k.valueOffset(slot, q.KVHead)
+		copy(packed[one.valueOffset(j%Partition, 0):], pool[src:src+n])
+	}
 }
 
 // pass is rows [a, b) of a query in one partition; row r is position r/Group.
