@@ -1,0 +1,144 @@
+package sestina_test
+
+import (
+	"bytes"
+	"flag"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+
+	"sestina/checkpoint"
+	"sestina/tensor"
+)
+
+// testdata/tiny.gguf is a random Llama of 2 layers with a byte-level tokenizer
+// and a ChatML template: it answers in gibberish, through every part of the
+// engine, in microseconds. Its weights are drawn here; run
+//
+//	go test -run TestTinyModelIsCurrent -update .
+//
+// after changing it.
+const tiny = "testdata/tiny.gguf"
+
+var update = flag.Bool("update", false, "rewrite testdata")
+
+func TestTinyModelIsCurrent(t *testing.T) {
+	var want bytes.Buffer
+	if err := writeTiny(&want); err != nil {
+		t.Fatal(err)
+	}
+	if *update {
+		if err := os.WriteFile(tiny, want.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(tiny)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want.Bytes()) {
+		t.Fatal("testdata/tiny.gguf is not what writeTiny makes; run with -update")
+	}
+}
+
+func writeTiny(w *bytes.Buffer) error {
+	const hidden, heads, kv, dim, ffn, layers = 64, 4, 2, 16, 96, 2
+	tokens, types, merges := tinyVocabulary()
+	pairs := []checkpoint.KV{
+		{"general.architecture", "llama"}, {"general.name", "tiny"},
+		{"llama.context_length", uint32(2048)}, {"llama.embedding_length", uint32(hidden)}, {"llama.block_count", uint32(layers)},
+		{"llama.feed_forward_length", uint32(ffn)}, {"llama.attention.head_count", uint32(heads)}, {"llama.attention.head_count_kv", uint32(kv)},
+		{"llama.attention.layer_norm_rms_epsilon", float32(1e-5)}, {"llama.rope.freq_base", float32(10000)},
+		{"tokenizer.ggml.model", "gpt2"}, {"tokenizer.ggml.pre", "smollm"}, {"tokenizer.ggml.tokens", tokens}, {"tokenizer.ggml.token_type", types},
+		{"tokenizer.ggml.merges", merges}, {"tokenizer.ggml.bos_token_id", uint32(1)}, {"tokenizer.ggml.eos_token_id", uint32(2)},
+		{"tokenizer.ggml.add_bos_token", false},
+		{"tokenizer.chat_template", "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"},
+	}
+	rng := rand.New(rand.NewPCG(3, 5))
+	var tensors []checkpoint.Tensor
+	add := func(name string, d tensor.DType, scale float32, shape ...int) error {
+		n := 1
+		for _, s := range shape {
+			n *= s
+		}
+		values := make([]float32, n)
+		for i := range values {
+			values[i] = scale * float32(rng.NormFloat64())
+			if len(shape) == 1 {
+				values[i] = 1 + 0.1*values[i]
+			}
+		}
+		size, err := d.Bytes(shape)
+		if err != nil {
+			return err
+		}
+		raw := make([]byte, size)
+		if err := tensor.Encode(d, raw, values); err != nil {
+			return err
+		}
+		tensors = append(tensors, checkpoint.Tensor{Name: name, DType: d, Shape: shape, Data: bytes.NewReader(raw)})
+		return nil
+	}
+	err := add("token_embd.weight", tensor.Q8_0, 1, len(tokens), hidden)
+	for _, l := range []string{"blk.0.", "blk.1."} {
+		for _, m := range []struct {
+			name  string
+			d     tensor.DType
+			shape []int
+		}{
+			{"attn_norm", tensor.F32, []int{hidden}}, {"attn_q", tensor.Q4_0, []int{heads * dim, hidden}}, {"attn_k", tensor.Q4_0, []int{kv * dim, hidden}},
+			{"attn_v", tensor.Q8_0, []int{kv * dim, hidden}}, {"attn_output", tensor.Q4_1, []int{hidden, heads * dim}}, {"ffn_norm", tensor.F32, []int{hidden}},
+			{"ffn_gate", tensor.Q5_0, []int{ffn, hidden}}, {"ffn_up", tensor.Q5_1, []int{ffn, hidden}}, {"ffn_down", tensor.Q8_0, []int{hidden, ffn}},
+		} {
+			if err == nil {
+				err = add(l+m.name+".weight", m.d, 0.25, m.shape...)
+			}
+		}
+	}
+	if err == nil {
+		err = add("output_norm.weight", tensor.F32, 1, hidden)
+	}
+	if err != nil {
+		return err
+	}
+	return checkpoint.WriteGGUF(w, pairs, tensors)
+}
+
+// tinyVocabulary is GPT-2's 256 byte characters behind three control tokens,
+// and the merges that spell a few words.
+func tinyVocabulary() (tokens []string, types []int32, merges []string) {
+	tokens, types = []string{"<|endoftext|>", "<|im_start|>", "<|im_end|>"}, []int32{3, 3, 3}
+	extra := 0
+	var byteRunes [256]rune
+	for b := range 256 {
+		r := rune(b)
+		if b < '!' || b > '~' && b < 0xA1 || b == 0xAD {
+			r = rune(256 + extra)
+			extra++
+		}
+		byteRunes[b] = r
+		tokens = append(tokens, string(r))
+	}
+	known := map[string]bool{}
+	for _, word := range strings.Fields("the and user assistant system sky blue hello world Ġthe Ġsky Ġblue Ġis Ġa Ġworld") {
+		left := ""
+		for _, r := range word {
+			if left == "" {
+				left = string(r)
+				continue
+			}
+			joined := left + string(r)
+			if !known[joined] {
+				known[joined] = true
+				tokens = append(tokens, joined)
+				merges = append(merges, left+" "+string(r))
+			}
+			left = joined
+		}
+	}
+	for len(types) < len(tokens) {
+		types = append(types, 1)
+	}
+	return tokens, types, merges
+}
