@@ -101,7 +101,7 @@ func widths(d tensor.DType) []int {
 	case 32:
 		return []int{32, 64, 96, 160}
 	}
-	return []int{256, 512}
+	return []int{256}
 }
 
 // allChoices: the first n rows for every n, the rows backwards, and rows among NaNs.
