@@ -224,6 +224,34 @@ func restoreValues(s *sequence, r *rand.Rand) {
 	}
 }
 
+// TestInvisibleValuesAreNeverTouched poisons K and V of one position with NaN:
+// only rows that see it may notice, even those that share a pass with them.
+func TestInvisibleValuesAreNeverTouched(t *testing.T) {
+	const n, rows, group, window = 120, 40, 2, 37
+	for _, block := range []int{5, 16} {
+		for poisoned := n - rows - window; poisoned < n; poisoned += 7 {
+			r := rand.New(rand.NewPCG(10, 10))
+			s := newSequence(r, Layout{1, 16, block, tensor.F16}, n)
+			q := s.query(r, rows, group, window)
+			for _, k := range kernels(t, s.layout) {
+				want := attend(t, k, s, q)
+				bad := *s
+				bad.pool = slices.Clone(s.pool)
+				nan := slices.Repeat([]float32{float32(math.NaN())}, 16)
+				s.layout.Store(bad.pool, s.table[poisoned/block]*int32(block)+int32(poisoned%block), 0, nan, nan)
+				got := attend(t, k, &bad, q)
+				for i := range rows {
+					lo, pos := q.visible(i)
+					sees := lo <= poisoned && poisoned <= pos
+					if same := sameBits(got(i, 1), want(i, 1)); same == sees {
+						t.Fatalf("%v block %d: position %d is NaN; row of [%d, %d] changed: %v", k.level, block, poisoned, lo, pos, !same)
+					}
+				}
+			}
+		}
+	}
+}
+
 // TestPartitionsByManyHands: partitions computed apart, in any order, by
 // different scratches, combine to what one thread computes.
 func TestPartitionsByManyHands(t *testing.T) {

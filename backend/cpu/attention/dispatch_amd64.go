@@ -56,7 +56,7 @@ func (k *Kernel) softmax(s, alpha, l []float32, m *float32) {
 // scratch begins, from and to bound the lanes of the first and the last tile.
 func (k *Kernel) values(states []float32, s *Scratch, pool []byte, seen, t tiles, from, to, a, b int) {
 	if k.level == simd.Generic {
-		k.valuesRows(states, s, pool, seen, t, from, to, a, b)
+		k.valuesGeneric(states, s, pool, seen, t, from, to, a, b)
 		return
 	}
 	acc, stride := &states[a*k.StateLen()+16], 4*k.StateLen()

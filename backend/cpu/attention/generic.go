@@ -22,11 +22,14 @@ func (k *Kernel) element(pool []byte, i int) float32 {
 func (k *Kernel) scoresGeneric(s, q []float32, pool []byte, offsets []int64, rows int) {
 	for t, at := range offsets {
 		for r := range rows {
-			score := s[r*scoreStride+t*Tile:][:Tile]
-			clear(score)
-			for d := range k.HeadDim {
-				for j := range score {
-					score[j] = f32.FMA(q[d*rows+r], k.element(pool[at:], d*Tile+j), score[j])
+			clear(s[r*scoreStride+t*Tile:][:Tile])
+		}
+		for d := range k.HeadDim {
+			for j := range Tile {
+				key := k.element(pool[at:], d*Tile+j)
+				for r := range rows {
+					score := &s[r*scoreStride+t*Tile+j]
+					*score = f32.FMA(q[d*rows+r], key, *score)
 				}
 			}
 		}
@@ -49,19 +52,28 @@ func softmaxGeneric(s, alpha, l []float32, m *float32) {
 	}
 }
 
-// valuesGeneric adds p·V of the tiles at offsets to acc.
-func (k *Kernel) valuesGeneric(acc, p, alpha []float32, pool []byte, offsets []int64, from, to int) {
-	for t, at := range offsets {
-		for d := range acc {
-			acc[d] *= alpha[t]
+// valuesGeneric adds p·V of tiles t to rows [a, b) of a pass, whose scratch begins at tile seen.from.
+func (k *Kernel) valuesGeneric(states []float32, s *Scratch, pool []byte, seen, t tiles, from, to, a, b int) {
+	n := k.StateLen()
+	for i := t.from; i < t.to; i++ {
+		p, at := i-seen.from, s.offsets[i]
+		for r := a; r < b; r++ {
+			alpha := s.alpha[r*alphaStride+p]
+			for d := range k.HeadDim {
+				states[r*n+16+d] *= alpha
+			}
 		}
 		end := Tile
-		if t == len(offsets)-1 {
+		if i == t.to-1 {
 			end = to
 		}
 		for j := from; j < end; j++ {
-			for d := range acc {
-				acc[d] = f32.FMA(p[t*Tile+j], k.element(pool[at:], j*k.width()+d), acc[d])
+			for d := range k.HeadDim {
+				v := k.element(pool[at:], j*k.width()+d)
+				for r := a; r < b; r++ {
+					acc := &states[r*n+16+d]
+					*acc = f32.FMA(s.scores[r*scoreStride+p*Tile+j], v, *acc)
+				}
 			}
 		}
 		from = 0
@@ -77,14 +89,5 @@ func accumulateGeneric(dst, x []float32, w float32) {
 func divideGeneric(x []float32, by float32) {
 	for i := range x {
 		x[i] /= by
-	}
-}
-
-// valuesRows is valuesGeneric for rows [a, b) of a pass.
-func (k *Kernel) valuesRows(states []float32, s *Scratch, pool []byte, seen, t tiles, from, to, a, b int) {
-	for r := a; r < b; r++ {
-		acc := states[r*k.StateLen()+16:][:k.HeadDim]
-		k.valuesGeneric(acc, s.scores[r*scoreStride+(t.from-seen.from)*Tile:], s.alpha[r*alphaStride+t.from-seen.from:],
-			pool, s.offsets[t.from:t.to], from, to)
 	}
 }
