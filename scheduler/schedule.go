@@ -8,7 +8,9 @@ import (
 )
 
 // Schedule fills the next step, or returns nil when there is nothing to do now.
-// The step belongs to the caller until it gives it to [Scheduler.Update], after
+// Before it, the engine may set Drafts of running sequences that no step computes;
+// Schedule cuts them to those it took. Copies of a step are to be carried out, in
+// order, before the step computes. The step belongs to the caller until it gives it to [Scheduler.Update], after
 // which its memory is used again.
 func (s *Scheduler) Schedule(now time.Duration) *batch.Step {
 	if len(s.byID) == 0 {
