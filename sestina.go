@@ -168,6 +168,9 @@ func load(ctx context.Context, name string, opt *Options) (*LLM, error) {
 	if err := l.loadText(c); err != nil {
 		return nil, err
 	}
+	if found.Name == hub.DefaultName { // its card's recommendation, which the GGUF file does not carry
+		l.Defaults.Temperature, l.Defaults.TopP = 0.2, 0.9
+	}
 	if err := l.loadWeights(c, opt); err != nil {
 		return nil, fmt.Errorf("%s: %w", found.Name, err)
 	}
