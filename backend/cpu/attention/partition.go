@@ -44,14 +44,19 @@ func (k *Kernel) partition(states []float32, pool []byte, q *Query, part int, s 
 
 // locate fills the offsets of the head's K in the tiles of a pool.
 func (k *Kernel) locate(pool []byte, q *Query, part int, all tiles, s *Scratch) (values int) {
-	blocks := len(pool) / k.BlockBytes()
+	blockBytes, tileBytes, perBlock := k.BlockBytes(), k.tileBytes(), k.BlockSize/Tile
+	blocks := len(pool) / blockBytes
+	first := part*tilesPerPartition + all.from
+	i, in := first/perBlock, first%perBlock // block of the sequence, tile in the block
 	for t := all.from; t < all.to; t++ {
-		pos := part*Partition + t*Tile
-		block := int(q.Table[pos/k.BlockSize])
+		block := int(q.Table[i])
 		if block < 0 || block >= blocks {
-			panic(fmt.Sprintf("attention: position %d lies in block %d of %d", pos, block, blocks))
+			panic(fmt.Sprintf("attention: position %d lies in block %d of %d", (part*tilesPerPartition+t)*Tile, block, blocks))
 		}
-		s.offsets[t] = int64(k.tileOffset(block*k.BlockSize+pos%k.BlockSize) + q.KVHead*k.keyBytes())
+		s.offsets[t] = int64(block*blockBytes + in*tileBytes + q.KVHead*k.keyBytes())
+		if in++; in == perBlock {
+			i, in = i+1, 0
+		}
 	}
 	return k.KVHeads*k.keyBytes() + q.KVHead*(k.valueBytes()-k.keyBytes())
 }
