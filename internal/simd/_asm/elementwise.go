@@ -14,13 +14,7 @@ func broadcast(s *vec.ISA, name string) vec.V {
 	if err != nil {
 		panic(err)
 	}
-	v := s.New()
-	for h := range v {
-		if v[h] != nil {
-			VBROADCASTSS(m.Addr, v[h])
-		}
-	}
-	return v
+	return s.Broadcast(m.Addr)
 }
 
 // length loads the length of a slice parameter.

@@ -12,19 +12,10 @@ import (
 
 var minusInf = float32(math.Inf(-1))
 
-func zero(v vec.V) {
-	for _, r := range v {
-		if r != nil {
-			VXORPS(r, r, r)
-		}
-	}
-}
-
 func reductions(s *vec.ISA) {
 	s.Func("sumSquares", "func(x []float32) float32", "is f32.SumSquares.")
 	x, n := vec.Slice("x"), length("x")
-	sum := s.New()
-	zero(sum)
+	sum := s.Zero()
 	s.Loop(n, []vec.Ptr{x}, func(tail bool) {
 		v := s.Load(x.Mem(), tail)
 		s.Op(VFMADD231PS, v, v, sum)

@@ -252,3 +252,17 @@ func (s *ISA) Whole(n reg.Register, ptrs []Ptr, next string, body func()) {
 	SUBQ(operand.U8(16), n)
 	JMP(operand.LabelRef(loop))
 }
+
+// Broadcast loads a float32 into every lane.
+func (s *ISA) Broadcast(m operand.Mem) V {
+	v := s.New()
+	s.Op(VBROADCASTSS, same{m}, v)
+	return v
+}
+
+// Zero returns 16 zeros.
+func (s *ISA) Zero() V {
+	v := s.New()
+	s.Op(VXORPS, v, v, v)
+	return v
+}
