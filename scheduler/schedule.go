@@ -185,7 +185,9 @@ func (p *plan) place(e *entry) Wait {
 	if len(s.running) > 0 {
 		reserve = s.cfg.Watermark // an empty scheduler takes whatever fits
 	}
-	if parent := s.forkSource(e); parent != nil {
+	// A fork's tail is copied by this step, so the fork has to be in it: a static
+	// batch may admit sequences for which the step has no row left.
+	if parent := s.forkSource(e); parent != nil && p.tokens > 0 {
 		n := seq.PromptLen - 1
 		if !s.blocks.Fork(p.step, parent.seq, seq, n, reserve) {
 			return WaitBlocks

@@ -39,11 +39,11 @@ const poison = 0xdeadbeefdeadbeef
 // works (its copies; then, span by span, the reads; then the writes, late), and
 // pump carries out any of them at random.
 type device struct {
-	size   int // tokens per block
-	slots  []uint64
-	steps  []*launched // in flight, oldest first
-	spare  []*launched
-	defect Defect
+	size  int // tokens per block
+	slots []uint64
+	steps []*launched // in flight, oldest first
+	spare []*launched
+	opt   Options
 }
 
 // launched is a step in flight, with its own copy of the block tables, as a
@@ -70,8 +70,8 @@ type span struct {
 	folds  []uint64 // state behind each token
 }
 
-func (d *device) init(blocks, size int, defect Defect) {
-	*d = device{size: size, slots: make([]uint64, blocks*size), defect: defect}
+func (d *device) init(blocks, size int, opt Options) {
+	*d = device{size: size, slots: make([]uint64, blocks*size), opt: opt}
 	for i := range d.slots {
 		d.slots[i] = poison
 	}
@@ -142,7 +142,7 @@ func (d *device) work(l *launched, sp *span) {
 
 func (d *device) copyBlocks(l *launched) {
 	l.copied = true
-	if d.defect == IgnoreCopies {
+	if d.opt.IgnoreCopies {
 		return
 	}
 	for _, c := range l.copies {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"strings"
 
 	"sestina/batch"
@@ -25,10 +26,14 @@ func (b *books) init(blocks int) {
 
 // check runs after every operation.
 func (w *world) check() {
+	w.checkProgress()
+	w.poisonFree()
+	if w.opt.Blind {
+		return
+	}
 	if err := w.sched.Check(w.hog); err != nil {
 		broken(classify(err), "%v", err)
 	}
-	w.poisonFree()
 	w.checkInFlight()
 	clear(w.books.salt)
 	for _, s := range w.live {
@@ -41,8 +46,12 @@ func (w *world) check() {
 			broken("I5", "sequence %d keeps %d blocks for %d tokens", s.seq.ID, n, len(s.seq.Tokens))
 		}
 	}
+}
+
+// checkProgress: something moves, unless the pool is being withheld (I7).
+func (w *world) checkProgress() {
 	if len(w.hog.BlockTable) > 0 {
-		w.sinceToken = 0 // the pool is being withheld
+		w.sinceToken = 0
 	}
 	if bound := 8*w.trace.Config.MaxModelLen + 100; w.sinceToken > bound {
 		broken("I7", "no token in %d steps", w.sinceToken)
@@ -224,13 +233,23 @@ func (w *world) checkWaits() {
 	}
 }
 
-// checkStep: rows, seats, one share per sequence, and one writer per block (I3, I6).
+// checkStep: rows, seats, one share per sequence, one writer per block, and
+// copies only for those who compute in the step (I3, I6).
 func (w *world) checkStep(step *batch.Step) {
 	c := w.sched.Config()
 	if n := step.NumTokens(); n > c.MaxNumBatchedTokens || len(step.Seqs) > c.MaxNumSeqs {
 		broken("I6", "step %d has %d rows of %d sequences", step.ID, n, len(step.Seqs))
 	}
 	w.countOwners()
+	for _, c := range step.Copies {
+		owned := false
+		for _, sch := range step.Seqs {
+			owned = owned || slices.Contains(sch.Seq.BlockTable, c.Dst)
+		}
+		if !owned || w.books.owners[c.Dst] != 1 {
+			broken("I3", "step %d copies to block %d for nobody in it", step.ID, c.Dst)
+		}
+	}
 	for i, sch := range step.Seqs {
 		seq := sch.Seq
 		committed := sch.NumTokens - sch.NumDrafts

@@ -4,13 +4,13 @@ package sim
 // which mutant("M..") asks whether this one is switched on.
 type mutant struct {
 	id, bug  string
-	upstream string // where it happened: a public issue or advisory, or the class of it
+	upstream string // where it happened, or the class of it
 	file     string
 	old, new string
 }
 
-// mutants are bugs that other engines had (or that this one had while it was
-// written), each as small a change as it takes.
+// mutants are bugs that other engines had, by their public number where there is
+// one, and bugs of a known class; each is as small a change as it takes.
 var mutants = []mutant{
 	{"M01", "freed blocks are reused while a step in flight writes them", "vllm 45357, sglang 35049", "kvcache/block.go",
 		`if b.fence <= m.completed {`, `if mutant("M01") || b.fence <= m.completed {`},
@@ -56,12 +56,12 @@ var mutants = []mutant{
 		if mutant("M09") && tag == 3 {
 			continue
 		}`},
-	{"M10", "a block's hash leaves out what comes before it", "vllm CVE-2025-25183 (key too weak)", "kvcache/prefix.go",
+	{"M10", "a block's hash leaves out what comes before it", "class: a key that forgets the past", "kvcache/prefix.go",
 		`m.buf = append(m.buf[:0], parent[:]...)`, `if mutant("M10") {
 		parent = Hash{}
 	}
 	m.buf = append(m.buf[:0], parent[:]...)`},
-	{"M11", "the hash collides and ids are not compared", "vllm 54727, Megatron 4158", "kvcache/prefix.go",
+	{"M11", "the hash collides and ids are not compared", "vllm CVE-2025-25183, 54727; Megatron 4158", "kvcache/prefix.go",
 		`if !ok || !slices.Equal(m.ids(id), ids) {`, `if mutant("M11") && !ok {
 		for weak, at := range m.index {
 			if weak[0]&15 == h[0]&15 && m.blocks[at].indexed {
@@ -70,7 +70,7 @@ var mutants = []mutant{
 		}
 	}
 	if !ok || !slices.Equal(m.ids(id), ids) {`},
-	{"M12", "a prefix hit on a block in use takes no reference", "sglang 23392 (cancel, retry, shared prefix)", "kvcache/manager.go",
+	{"M12", "a prefix hit on a block in use takes no reference", "sglang 23392, 24845 (cancel, retry, shared prefix)", "kvcache/manager.go",
 		`for _, id := range table {
 		m.ref(id)
 	}
@@ -81,7 +81,7 @@ var mutants = []mutant{
 		}
 	}
 	for range need {`},
-	{"M13", "a fork takes no references", "missing reference count on fork", "kvcache/manager.go",
+	{"M13", "a fork takes no references", "class: missing reference", "kvcache/manager.go",
 		`for _, id := range child.BlockTable {
 		m.ref(id)
 	}`,
@@ -90,12 +90,12 @@ var mutants = []mutant{
 			m.ref(id)
 		}
 	}`},
-	{"M14", "a fork writes into its parent's tail", "sglang 22819 (prefix = 64 = block size)", "kvcache/manager.go",
+	{"M14", "a fork writes into its parent's tail", "class: missing copy on write", "kvcache/manager.go",
 		`copyTail := tail < len(seq.BlockTable) && !m.private(seq.BlockTable[tail])`,
 		`copyTail := !mutant("M14") && tail < len(seq.BlockTable) && !m.private(seq.BlockTable[tail])`},
-	{"M15", "the source of a copy is reused before it is read", "vllm 32255 (load still reads)", "kvcache/manager.go",
+	{"M15", "the source of a copy is reused before it is read", "vllm 32255 (abort during a load)", "kvcache/manager.go",
 		`m.unref(src, step.ID)`, `m.unref(src, fenceUnless(mutant("M15"), step.ID))`},
-	{"M16", "the last owner's fence replaces a later one", "vllm 45357 (shared blocks)", "kvcache/block.go",
+	{"M16", "the last owner's fence replaces a later one", "sglang 35049", "kvcache/block.go",
 		`b.fence = max(b.fence, fence)`, `b.fence = fenceUnless(mutant("M16"), b.fence)
 	b.fence = max(b.fence, fence)`},
 	{"M17", "a fence opens one step early", "sglang-jax 1487 (ring one too small)", "kvcache/manager.go",
@@ -103,12 +103,12 @@ var mutants = []mutant{
 		step++
 	}
 	m.completed = max(m.completed, step)`},
-	{"M18", "rounding loses the last block at a block edge", "sglang 24845 (block edges)", "kvcache/manager.go",
+	{"M18", "rounding loses the last block at a block edge", "sglang 22819 (prefix of exactly one block)", "kvcache/manager.go",
 		`keep := m.BlocksFor(n)`, `keep := m.BlocksFor(n)
 	if mutant("M18") && n > 0 && n%m.cfg.BlockSize == 0 {
 		keep--
 	}`},
-	{"M19", "an evicted block stays in the index", "vllm 42273, 50702 (pool full, prefix cache on)", "kvcache/block.go",
+	{"M19", "an evicted block stays in the index", "vllm 42273, 50702 (pool full, cache on)", "kvcache/block.go",
 		`if b.indexed {
 		m.evict(id)
 	}`,
@@ -145,14 +145,14 @@ var mutants = []mutant{
 		seq.NumComputed = len(seq.Tokens) - 1
 	}
 	if !e.admitted {`},
-	{"M25", "one draft too many counts as accepted", "vllm 41758, llama.cpp 25618", "scheduler/update.go",
+	{"M25", "one draft too many counts as accepted", "vllm 41758, llama.cpp 25618, mlx-lm 1423", "scheduler/update.go",
 		`accepted := max(0, len(r.Tokens)-1)`, `accepted := max(0, len(r.Tokens)-1)
 	if mutant("M25") && sch.NumDrafts > accepted {
 		accepted++
 	}`},
 	{"M26", "slots of rejected drafts are kept", "vllm 46272 (rollback skipped)", "scheduler/update.go",
 		`if sch.NumDrafts > accepted {`, `if sch.NumDrafts > accepted && !mutant("M26") {`},
-	{"M27", "drafts overrun the rows of a step", "sglang-jax 1487", "scheduler/schedule.go",
+	{"M27", "drafts overrun the rows of a step", "class: rows beyond the buffers", "scheduler/schedule.go",
 		`n = min(len(seq.Drafts), p.tokens, seq.MaxTokens-seq.NumOutput()-1)`,
 		`n = min(len(seq.Drafts), p.tokens, seq.MaxTokens-seq.NumOutput()-1)
 			if mutant("M27") {
@@ -161,8 +161,8 @@ var mutants = []mutant{
 			if mutant("M28") {
 				n = min(len(seq.Drafts), p.tokens)
 			}`},
-	{"M28", "drafts overrun max_tokens", "llama.cpp 25618 (draft past the end)", "scheduler/schedule.go", "", ""},
-	{"M29", "a draft preempts a neighbour", "vllm 52942 (drafts disturb neighbours)", "scheduler/schedule.go",
+	{"M28", "drafts overrun max_tokens", "class: slots beyond the reservation", "scheduler/schedule.go", "", ""},
+	{"M29", "a draft preempts a neighbour", "class: speculation disturbs neighbours", "scheduler/schedule.go",
 		`n = max(0, p.room(seq, n))`,
 		`if wanted := n; mutant("M29") && p.room(seq, n) < wanted && len(s.running) > 1 {
 			s.preempt(s.running[len(s.running)-1])
@@ -195,13 +195,13 @@ var mutants = []mutant{
 		}
 	}
 	for j := len(s.running) - 1; j >= max(i, 1); j-- {`},
-	{"M35", "small requests overtake one that does not fit yet", "starvation of long prompts", "scheduler/schedule.go",
+	{"M35", "small requests overtake one that does not fit yet", "class: starvation", "scheduler/schedule.go",
 		`if e.waitsFor = p.place(e); e.waitsFor != WaitNothing {`, `if e.waitsFor = p.place(e); mutant("M35") && e.waitsFor == WaitBlocks {
 			i++
 			continue
 		}
 		if e.waitsFor != WaitNothing {`},
-	{"M36", "siblings wait for a choice that has ended", "vllm 36964 (clients without an answer)", "scheduler/queue.go",
+	{"M36", "siblings wait for a choice that has ended", "class: waiting for one who has left", "scheduler/queue.go",
 		`return m == e })`, `return m == e && !mutant("M36") })`},
 	{"M37", "an abort does not reach a sequence in flight", "sglang 36552", "scheduler/scheduler.go",
 		`if e := s.byID[id]; e != nil {`, `if e := s.byID[id]; e != nil && !(mutant("M37") && e.inFlight != 0) {`},
@@ -211,48 +211,48 @@ var mutants = []mutant{
 	}`},
 	{"M39", "a sequence is in two steps at once", "sglang-jax 1487 (tokens swapped)", "scheduler/schedule.go",
 		`if e.inFlight == 0 && missing(e) == 1 && p.grow(i) {`, `if (e.inFlight == 0 || mutant("M39")) && missing(e) == 1 && p.grow(i) {`},
-	{"M40", "a chunk ignores the rows left", "vllm 6866 (one request breaks the batch)", "scheduler/schedule.go",
+	{"M40", "a chunk ignores the rows left", "class: rows beyond the buffers", "scheduler/schedule.go",
 		`n := min(missing, p.tokens)`, `n := min(missing, p.tokens)
 	if mutant("M40") {
 		n = missing
 	}`},
-	{"M41", "admission ignores the seats", "over-admission", "scheduler/schedule.go",
+	{"M41", "admission ignores the seats", "dynamo 9718", "scheduler/schedule.go",
 		`case len(s.running) >= s.cfg.MaxNumSeqs:`, `case len(s.running) >= s.cfg.MaxNumSeqs && !mutant("M41"):`},
-	{"M42", "a fork has nothing left to compute, so no logits", "sglang 38140 (last token)", "scheduler/schedule.go",
+	{"M42", "a fork has nothing left to compute, so no logits", "class: full-prompt hit", "scheduler/schedule.go",
 		`seq.NumComputed = n
 `, `seq.NumComputed = n
 		if mutant("M42") {
 			seq.NumComputed++
 		}
 `},
-	{"M43", "a fork copies a tail that is itself yet to be copied", "found here by the simulator", "scheduler/queue.go",
+	{"M43", "a fork copies a tail that is itself yet to be copied", "class: copy of a copy; found here", "scheduler/queue.go",
 		`m.seq.NumComputed >= e.seq.PromptLen {`, `(m.seq.NumComputed >= e.seq.PromptLen || mutant("M43") && m.seq.NumComputed >= e.seq.PromptLen-1) {`},
-	{"M44", "the queue's token count leaks on abort", "vllm 18826 (queue bounds)", "scheduler/queue.go",
+	{"M44", "the queue's token count leaks on abort", "class: leaking counter", "scheduler/queue.go",
 		`s.waiting = s.remove(s.waiting, e)
 		s.waitingTokens -= len(seq.Tokens)`,
 		`s.waiting = s.remove(s.waiting, e)
 		if !mutant("M44") {
 			s.waitingTokens -= len(seq.Tokens)
 		}`},
-	{"M45", "the block to evict depends on chance", "map order in decisions", "kvcache/block.go",
+	{"M45", "the block to evict depends on chance", "class: chance in decisions", "kvcache/block.go",
 		`id := m.reusable.head
 `, `id := m.reusable.head
 	if mutant("M45") && chance() {
 		id = m.reusable.tail
 	}
 `},
-	{"M46", "a preempted sequence expires as if it had never run", "early timeout", "scheduler/scheduler.go",
+	{"M46", "a preempted sequence expires as if it had never run", "class: early timeout", "scheduler/scheduler.go",
 		`if e.admitted || now-e.arrived`, `if e.admitted && !mutant("M46") || now-e.arrived`},
-	{"M47", "decodes use up the step's time and prompts starve", "vllm 2731 (running > 0, 0 tokens/s)", "scheduler/schedule.go",
+	{"M47", "decodes use up the step's time and prompts starve", "vllm 2731, 1492", "scheduler/schedule.go",
 		`p.tokens = min(p.tokens, max(most-used, least))`, `if mutant("M47") {
 		least = 0
 	}
 	p.tokens = min(p.tokens, max(most-used, least))`},
-	{"M48", "requests are taken while draining", "vllm 43208 (drain)", "scheduler/scheduler.go",
+	{"M48", "requests are taken while draining", "class: drain", "scheduler/scheduler.go",
 		`if s.draining {`, `if s.draining && !mutant("M48") {`},
 	{"M49", "a recomputation counts as a cache hit", "vllm 25780", "kvcache/manager.go",
 		`if seq.Preemptions == 0 {`, `if seq.Preemptions == 0 || mutant("M49") {`},
-	{"M50", "a preempted sequence keeps its blocks", "sglang 31965 (abort storm, pools shrink)", "scheduler/queue.go",
+	{"M50", "a preempted sequence keeps its blocks", "vllm 46289", "scheduler/queue.go",
 		`s.blocks.Free(e.seq, e.inFlight)
 	e.seq.NumComputed = 0`,
 		`if mutant("M50") {
@@ -260,6 +260,8 @@ var mutants = []mutant{
 	}
 	s.blocks.Free(e.seq, e.inFlight)
 	e.seq.NumComputed = 0`},
+	{"M51", "a step copies for a sequence that is not in it", "class: work without an owner; found here", "scheduler/schedule.go",
+		`parent != nil && p.tokens > 0 {`, `parent != nil && (p.tokens > 0 || mutant("M51")) {`},
 }
 
 // hook is the file that an overlay adds to both packages.

@@ -25,8 +25,10 @@ import (
 // have fails the test, so the table stays true.
 
 const (
-	maxSeeds  = 3000
-	mutantEnv = "SESTINA_MUTANT"
+	maxSeeds   = 3000
+	blindSeeds = 300
+	mutantEnv  = "SESTINA_MUTANT"
+	blindEnv   = "SESTINA_BLIND" // set: also look from outside
 )
 
 // kill is how a mutant was found.
@@ -36,6 +38,7 @@ type kill struct {
 	Invariant string
 	What      string
 	Trace     *Trace // shrunk, of the rare ones
+	Outside   string // what a client sees of it, in as many seeds as blindSeeds
 }
 
 // A mutant that takes more seeds than this is rare: its trace is kept in
@@ -44,7 +47,11 @@ const rare = 10
 
 func TestMain(m *testing.M) {
 	if os.Getenv(mutantEnv) != "" { // this is the rewritten binary
-		if err := json.NewEncoder(os.Stdout).Encode(hunt(maxSeeds)); err != nil {
+		k := hunt(maxSeeds)
+		if os.Getenv(blindEnv) != "" {
+			k.Outside = huntBlind(blindSeeds)
+		}
+		if err := json.NewEncoder(os.Stdout).Encode(k); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -56,17 +63,17 @@ func TestMain(m *testing.M) {
 // hunt runs seeds until one shows a violation.
 func hunt(seeds int) (k kill) {
 	for k.Seeds = 1; k.Seeds <= seeds; k.Seeds++ {
-		report, v := Run(Generate(uint64(k.Seeds), opsPerTrace), NoDefect)
+		report, v := Run(Generate(uint64(k.Seeds), opsPerTrace), Options{})
 		k.Steps += report.Steps
 		if v == nil {
-			if again, _ := Run(Generate(uint64(k.Seeds), opsPerTrace), NoDefect); again.PlanHash != report.PlanHash {
+			if again, _ := Run(Generate(uint64(k.Seeds), opsPerTrace), Options{}); again.PlanHash != report.PlanHash {
 				v = &Violation{Invariant: "I12", What: "two plans from one trace"}
 			}
 		}
 		if v != nil {
 			k.Invariant, k.What = v.Invariant, v.Error()
 			if k.Seeds > rare {
-				k.Trace = Shrink(Generate(uint64(k.Seeds), opsPerTrace), NoDefect)
+				k.Trace = Shrink(Generate(uint64(k.Seeds), opsPerTrace), Options{})
 			}
 			return k
 		}
@@ -75,6 +82,16 @@ func hunt(seeds int) (k kill) {
 		}
 	}
 	return k
+}
+
+// huntBlind looks only at tokens and endings, as a client would.
+func huntBlind(seeds int) string {
+	for n := range seeds {
+		if _, v := Run(Generate(uint64(n+1), opsPerTrace), Options{Blind: true}); v != nil {
+			return fmt.Sprintf("%s after %d", v.Invariant, n+1)
+		}
+	}
+	return "nothing"
 }
 
 func TestMutants(t *testing.T) {
@@ -99,7 +116,7 @@ func TestMutants(t *testing.T) {
 	group.Wait()
 
 	var table strings.Builder
-	table.WriteString("| mutant | bug | upstream | seeds to kill | steps | killed by |\n|---|---|---|---|---|---|\n")
+	table.WriteString("| mutant | bug | upstream | seeds to kill | steps | killed by | seen from outside, after seeds |\n|---|---|---|---|---|---|---|\n")
 	killed := 0
 	var seeds []int
 	for i, m := range list {
@@ -110,7 +127,7 @@ func TestMutants(t *testing.T) {
 			killed++
 			seeds = append(seeds, k.Seeds)
 		}
-		fmt.Fprintf(&table, "| %s | %s | %s | %d | %d | %s |\n", m.id, m.bug, m.upstream, k.Seeds, k.Steps, k.Invariant)
+		fmt.Fprintf(&table, "| %s | %s | %s | %d | %d | %s | %s |\n", m.id, m.bug, m.upstream, k.Seeds, k.Steps, k.Invariant, k.Outside)
 		t.Logf("%s %v", m.id, k.What)
 	}
 	slices.Sort(seeds)
@@ -200,6 +217,9 @@ func runMutant(t *testing.T, binary, id string) (k kill) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary)
 	cmd.Env = append(os.Environ(), mutantEnv+"="+id)
+	if *update {
+		cmd.Env = append(cmd.Env, blindEnv+"=1")
+	}
 	out, err := cmd.Output()
 	if ctx.Err() != nil {
 		return kill{Invariant: "hang", What: "hang"}

@@ -3,8 +3,8 @@ package sim
 // Shrink takes operations out of a failing trace for as long as it still breaks
 // the same invariant (delta debugging, Zeller 1999): ever smaller chunks, until
 // no single operation can go. It returns a new trace.
-func Shrink(t *Trace, defect Defect) *Trace {
-	_, v := Run(t, defect)
+func Shrink(t *Trace, opt Options) *Trace {
+	_, v := Run(t, opt)
 	if v == nil {
 		return t
 	}
@@ -14,7 +14,7 @@ func Shrink(t *Trace, defect Defect) *Trace {
 	fails := func(ops []Op) bool {
 		try := small
 		try.Ops = ops
-		_, got := Run(&try, defect)
+		_, got := Run(&try, opt)
 		return got != nil && got.Invariant == v.Invariant
 	}
 	if !fails(small.Ops) {

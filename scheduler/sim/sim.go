@@ -101,6 +101,7 @@ func (r *Report) Add(o Report) {
 // world is one run.
 type world struct {
 	trace  *Trace
+	opt    Options
 	pool   *kvcache.BlockManager
 	sched  *scheduler.Scheduler
 	device device
@@ -121,17 +122,15 @@ type world struct {
 	books        books
 }
 
-// Defect spoils the fake device, to test the simulator itself.
-type Defect uint8
-
-const (
-	NoDefect     Defect = iota
-	IgnoreCopies        // copy-on-write is not carried out
-)
+// Options change how a trace is run, to test the simulator itself.
+type Options struct {
+	IgnoreCopies bool // the device does not carry out copy-on-write
+	Blind        bool // look only at what a client sees: tokens and endings
+}
 
 // Run replays a trace and returns what it did and the first violation, if any.
-func Run(trace *Trace, defect Defect) (report Report, violation *Violation) {
-	w := &world{trace: trace, fail: -1}
+func Run(trace *Trace, opt Options) (report Report, violation *Violation) {
+	w := &world{trace: trace, opt: opt, fail: -1}
 	defer func() {
 		if p := recover(); p != nil {
 			v, ok := p.(*Violation)
@@ -142,7 +141,7 @@ func Run(trace *Trace, defect Defect) (report Report, violation *Violation) {
 			report, violation = w.report, v
 		}
 	}()
-	w.start(defect)
+	w.start()
 	for i, op := range trace.Ops {
 		w.op = i
 		w.apply(op)
@@ -157,7 +156,7 @@ func broken(invariant, format string, args ...any) {
 	panic(&Violation{Invariant: invariant, What: fmt.Sprintf(format, args...)})
 }
 
-func (w *world) start(defect Defect) {
+func (w *world) start() {
 	c := w.trace.Config
 	pool, err := kvcache.New(kvcache.Config{NumBlocks: c.NumBlocks, BlockSize: c.BlockSize, PrefixCaching: c.PrefixCaching, Model: "sim"})
 	if err != nil {
@@ -174,7 +173,7 @@ func (w *world) start(defect Defect) {
 		cfg.StepCost = func(n int) time.Duration { return time.Duration(10 + n) }
 	}
 	w.pool, w.sched = pool, scheduler.New(cfg, pool)
-	w.device.init(c.NumBlocks, c.BlockSize, defect)
+	w.device.init(c.NumBlocks, c.BlockSize, w.opt)
 	w.hog = &batch.Sequence{ID: -1}
 	w.books.init(c.NumBlocks)
 }
@@ -322,7 +321,9 @@ func (w *world) schedule(rng *uint64) {
 	}
 	w.books.before(w)
 	step := w.sched.Schedule(w.now)
-	w.books.after(w, step)
+	if !w.opt.Blind {
+		w.books.after(w, step)
+	}
 	if step == nil {
 		if len(w.device.steps) == 0 && len(w.live) > 0 && len(w.hog.BlockTable) == 0 {
 			broken("I7", "%d sequences, nothing in flight and no step", len(w.live))
@@ -447,7 +448,9 @@ func (w *world) finish() {
 		w.tick(next(&rng))
 		w.check()
 	}
-	w.checkEmpty()
+	if !w.opt.Blind {
+		w.checkEmpty()
+	}
 	st, pool := w.sched.Stats(), w.pool.Stats()
 	w.report.Preemptions = st.Preemptions
 	w.report.CachedTokens, w.report.Copies, w.report.Evictions = pool.HitTokens, pool.Copies, pool.Evictions

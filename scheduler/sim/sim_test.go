@@ -39,7 +39,7 @@ func TestSimulate(t *testing.T) {
 			for done.Load() < want && failed.Load() == 0 {
 				n := first + used.Add(1) - 1
 				trace := Generate(n, opsPerTrace)
-				report, v := Run(trace, NoDefect)
+				report, v := Run(trace, Options{})
 				if v != nil {
 					if failed.Add(1) == 1 {
 						fail(t, trace, v)
@@ -47,7 +47,7 @@ func TestSimulate(t *testing.T) {
 					return
 				}
 				if n%16 == 0 {
-					if again, _ := Run(Generate(n, opsPerTrace), NoDefect); again.PlanHash != report.PlanHash {
+					if again, _ := Run(Generate(n, opsPerTrace), Options{}); again.PlanHash != report.PlanHash {
 						t.Errorf("I12: seed %d gives two plans", n)
 					}
 				}
@@ -68,12 +68,12 @@ func TestSimulate(t *testing.T) {
 }
 
 func fail(t *testing.T, trace *Trace, v *Violation) {
-	small := Shrink(trace, NoDefect)
+	small := Shrink(trace, Options{})
 	text, err := json.Marshal(small)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, again := Run(small, NoDefect)
+	_, again := Run(small, Options{})
 	t.Errorf("seed %d: %v\nshrunk from %d to %d operations: %v\n%s", trace.Seed, v, len(trace.Ops), len(small.Ops), again, text)
 }
 
@@ -106,7 +106,7 @@ func TestReplay(t *testing.T) {
 		if err := json.Unmarshal(text, &trace); err != nil || trace.Version != 1 {
 			t.Fatalf("%s: version %d, %v", file, trace.Version, err)
 		}
-		if _, v := Run(&trace, NoDefect); v != nil {
+		if _, v := Run(&trace, Options{}); v != nil {
 			t.Errorf("%s: %v", file, v)
 		}
 	}
@@ -117,10 +117,10 @@ func TestReplay(t *testing.T) {
 func TestShrink(t *testing.T) {
 	for n := uint64(1); n < 500; n++ {
 		trace := Generate(n, opsPerTrace)
-		if _, v := Run(trace, IgnoreCopies); v == nil {
+		if _, v := Run(trace, Options{IgnoreCopies: true}); v == nil {
 			continue
 		}
-		small := Shrink(trace, IgnoreCopies)
+		small := Shrink(trace, Options{IgnoreCopies: true})
 		text, err := json.Marshal(small)
 		if err != nil {
 			t.Fatal(err)
@@ -129,7 +129,7 @@ func TestShrink(t *testing.T) {
 		if err := json.Unmarshal(text, &again); err != nil {
 			t.Fatal(err)
 		}
-		_, v := Run(&again, IgnoreCopies)
+		_, v := Run(&again, Options{IgnoreCopies: true})
 		if v == nil || v.Invariant != small.Violation {
 			t.Fatalf("the shrunk trace shows %v, not %s", v, small.Violation)
 		}

@@ -118,7 +118,8 @@ func (g generator) config() Config {
 	c.MaxTokens = pick(g, 2, 5, 8, 16, 32, 64)
 	if g.kind == choices {
 		c.MaxNumSeqs, c.Depth = 2+g.IntN(3), 2+g.IntN(2)
-	} else if g.chance(12) {
+	}
+	if g.chance(12) {
 		c.Policy = uint8(1 + g.IntN(2))
 	}
 	if g.chance(30) {
