@@ -6,75 +6,115 @@
 // to it through two doors: an inbox of submissions and cancellations, read
 // between steps, and one [Handle] per request that collects what was committed.
 // The loop never waits for a reader, so a slow client costs a few bytes per
-// token and nothing else.
+// token and nothing else. Everything that can be refused is refused in
+// [Engine.Submit], on the caller's goroutine, without waiting for a step.
 //
-//	inbox → Add/Abort → Schedule → Run → sample → Update → handles
+//	Submit → inbox → Schedule → run → sample → Update → handles → Next
 //
-// What can go wrong in a step goes wrong for its sequences only: a panic, an
-// error or a NaN ends the sequences it concerns with their reason, and the
-// scheduler takes their blocks back through the same Update as always.
+// # What can go wrong, and what then
+//
+//   - A row of NaNs, an error or a panic while sampling ends that sequence.
+//   - A panic or error of a whole step: the step is computed again one sequence
+//     at a time (kernels are row-wise and the slots are the same, so doing it
+//     twice changes no bit), and those that fail alone end.
+//   - A panic inside the scheduler: its books are rebuilt and everything that
+//     runs is computed again from its tokens; answers do not change.
+//   - A step that does not return: [Engine.Ready] fails after StepTimeout and
+//     the state is logged once; after ten times that the engine is dead.
+//   - A dead engine answers every client with a terminal event.
+//
+// Every request gets exactly one terminal event per choice, or one for all.
+// Tests: company_test.go (answers alone = answers in company, whatever happens
+// to the neighbours), fault_test.go, lifecycle_test.go.
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
-	"runtime/debug"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sestina/batch"
 	"sestina/kvcache"
 	"sestina/runner"
-	"sestina/sampler"
 	"sestina/scheduler"
 )
-
-// ErrClosed is returned for requests to a closed engine.
-var ErrClosed = errors.New("the engine is closed")
 
 // Engine runs requests on one model.
 type Engine struct {
 	opt    Options
+	log    *slog.Logger
 	runner *runner.ModelRunner
-	sched  *scheduler.Scheduler
-	blocks *kvcache.BlockManager
 	start  time.Time
-	limit  int               // longest prompt + output
-	live   map[int64]*stream // by sequence id; the step goroutine's
-	result []batch.Result    // reused
-	nextID int64
+	limit  int // longest prompt + output
 
-	mu      sync.Mutex
-	wake    *sync.Cond
-	inbox   []command
-	closing bool
-	stopped chan struct{}
+	// The step goroutine's.
+	sched    *scheduler.Scheduler
+	blocks   *kvcache.BlockManager
+	live     map[int64]*stream // unfinished sequences by id
+	unseen   []*Handle         // not scheduled yet, by arrival; may begin with some that ended
+	result   []batch.Result    // of the step, reused
+	lengths  []int             // of its sequences before it, reused
+	began    time.Time         // when the step was begun
+	decoding int               // sequences that the last step left with one token to compute
+	curve    costCurve
+	setbacks int // rebuilds without a completed step between them
+	stats    Stats
+	observer *Observer
+	fail     failpoints
+
+	mu       sync.Mutex
+	wake     *sync.Cond
+	inbox    []command
+	closing  bool
+	draining bool
+	queue    queue
+	nextID   int64
+
+	pulse   pulse
+	trace   recorder
+	refused [numRefusals]atomic.Uint64
+	shown   atomic.Pointer[Stats]
+	drained chan struct{} // closed when draining and idle
+	stopped chan struct{} // closed when the loop has ended
+	gone    chan struct{} // closed when no more outputs will come
+	dying   sync.Once
+	cause   error // why; set before gone is closed
 }
 
-// stream is a running sequence with what the engine adds to it.
-type stream struct {
-	seq     *batch.Sequence
-	sampler *sampler.Sampler
-	handle  *Handle
-}
-
-// command is one entry of the inbox: a submission or a cancellation.
+// command is one entry of the inbox: a submission, or the end of a request.
 type command struct {
 	submit *Handle
-	cancel *Handle
+	end    *Handle
+	why    Output
+	all    bool // end every request
 }
 
 // New starts the step loop on a runner. The engine owns the runner from then on.
 func New(r *runner.ModelRunner, blocks int, opt Options) (*Engine, error) {
+	e, err := prepare(r, blocks, opt)
+	if err != nil {
+		return nil, err
+	}
+	go e.loop()
+	return e, nil
+}
+
+// prepare makes an engine whose loop is not running yet.
+func prepare(r *runner.ModelRunner, blocks int, opt Options) (*Engine, error) {
 	if err := opt.fill(r.Info().MaxContext); err != nil {
 		return nil, err
 	}
-	e := &Engine{opt: opt, runner: r, start: time.Now(), live: map[int64]*stream{}, stopped: make(chan struct{})}
+	e := &Engine{opt: opt, log: opt.Log, runner: r, start: time.Now(), live: map[int64]*stream{}, observer: opt.Observer,
+		drained: make(chan struct{}), stopped: make(chan struct{}), gone: make(chan struct{})}
+	if e.log == nil {
+		e.log = slog.Default()
+	}
 	e.wake = sync.NewCond(&e.mu)
+	e.queue.init(&opt)
 	var err error
 	e.blocks, err = kvcache.New(kvcache.Config{NumBlocks: blocks, BlockSize: opt.BlockSize,
 		PrefixCaching: opt.Techniques.PrefixCaching == "on", Model: r.Info().Arch})
@@ -83,7 +123,9 @@ func New(r *runner.ModelRunner, blocks int, opt Options) (*Engine, error) {
 	}
 	e.sched = scheduler.New(opt.scheduler(), e.blocks)
 	e.limit = e.sched.MaxLen()
-	go e.loop()
+	e.pulse.init(e)
+	e.trace.init(e)
+	e.publish()
 	return e, nil
 }
 
@@ -97,196 +139,155 @@ func (e *Engine) MaxLen() int { return e.limit }
 // loop is the engine: one iteration is one step.
 func (e *Engine) loop() {
 	runtime.LockOSThread() // worker 0 of the CPU team
-	defer close(e.stopped)
+	defer e.end()
 	for e.intake() {
-		step := e.sched.Schedule(e.now())
+		step := e.schedule()
 		if step == nil {
 			continue
 		}
-		out, err := e.run(step)
-		e.postprocess(step, out, err)
-		e.sched.Update(step, e.result)
+		e.compute(step)
+		e.update(step)
 		e.deliver(step)
+		e.observe(step)
+		e.publish()
 	}
-	e.abandon()
 }
 
 // now is the scheduler's clock: monotonic, since the engine started.
 func (e *Engine) now() time.Duration { return time.Since(e.start) }
 
-// intake reads the inbox; with nothing to run it sleeps until something comes.
-// It is false when the engine closes.
+// intake reads the inbox; with nothing to run it sleeps until something comes,
+// without a timer. It is false when the engine closes.
 func (e *Engine) intake() bool {
 	e.mu.Lock()
 	for len(e.inbox) == 0 && !e.closing && len(e.live) == 0 {
+		if e.draining && !isClosed(e.drained) {
+			close(e.drained)
+		}
+		e.pulse.rest()
 		e.wake.Wait()
 	}
 	inbox, closing := e.inbox, e.closing
 	e.inbox = nil
 	e.mu.Unlock()
-	for _, c := range inbox {
-		if c.cancel != nil {
-			e.cancel(c.cancel)
-		} else {
-			c.submit.admitted <- e.admit(c.submit)
+	e.pulse.beat(e.patience(0))
+	for i := range inbox {
+		switch c := &inbox[i]; {
+		case c.submit != nil:
+			e.admit(c.submit)
+		case c.all:
+			e.endAll(c.why)
+		default:
+			e.finish(c.end, c.why)
 		}
 	}
-	return !closing
+	e.expire()
+	if len(inbox) > 0 && len(e.live) == 0 {
+		e.publish() // the loop may sleep now
+	}
+	return !closing && !isClosed(e.gone)
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // admit hands a request's sequences to the scheduler.
-func (e *Engine) admit(h *Handle) error {
-	seqs := make([]*batch.Sequence, h.req.N)
-	for i := range seqs {
-		e.nextID++
-		seqs[i] = &batch.Sequence{
-			ID: e.nextID, Salt: h.req.Salt, Choice: i, Tokens: slices.Clone(h.req.Prompt), PromptLen: len(h.req.Prompt),
-			MaxTokens: h.req.MaxTokens, Priority: h.req.Priority, Params: h.req.Sampling,
-		}
-		if h.req.Stop != nil {
-			seqs[i].Stop = h.req.Stop(i)
-		}
+func (e *Engine) admit(h *Handle) {
+	seqs := make([]*batch.Sequence, len(h.streams))
+	for i, st := range h.streams {
+		seqs[i] = st.seq
 	}
-	streams := make([]*stream, len(seqs))
-	for i, s := range seqs {
-		draw, err := sampler.New(&s.Params, s.Choice, e.runner.Info().Vocab, h.req.Prompt, e.opt.EOG)
-		if err != nil {
-			return err
-		}
-		streams[i] = &stream{seq: s, sampler: draw, handle: h}
+	if err := e.sched.Add(e.now(), seqs...); err != nil { // checked in Submit: not expected
+		e.finish(h, Output{Choice: -1, Finish: batch.FinishRejected, Err: err})
+		return
 	}
-	if err := e.sched.Add(e.now(), seqs...); err != nil {
-		return err
-	}
-	h.seqs = seqs
-	for _, st := range streams {
+	e.trace.add(h, len(e.live) == 0)
+	for _, st := range h.streams {
 		e.live[st.seq.ID] = st
 	}
-	return nil
+	e.unseen = append(e.unseen, h)
 }
 
-// cancel ends what is left of a request.
-func (e *Engine) cancel(h *Handle) {
-	for _, s := range h.seqs {
-		if e.live[s.ID] != nil {
-			e.sched.Abort(s.ID)
-			delete(e.live, s.ID)
-		}
+// schedule decides the next step; nil when there is none.
+func (e *Engine) schedule() (step *batch.Step) {
+	if len(e.live) == 0 {
+		return nil
 	}
-	h.push(Output{Choice: -1, Finish: batch.FinishAbort})
-}
-
-// run computes a step; a panic in a kernel or the model becomes its error.
-func (e *Engine) run(step *batch.Step) (out runner.Output, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			slog.Error("step failed", "step", step.ID, "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("internal error in step %d", step.ID)
-		}
-	}()
-	return e.runner.Run(step), nil
-}
-
-// postprocess draws a token for every sequence whose last token was computed
-// and decides whether that ended it.
-func (e *Engine) postprocess(step *batch.Step, out runner.Output, err error) {
-	e.result = e.result[:0]
-	for i := range step.Seqs {
-		st := e.live[step.Seqs[i].Seq.ID]
-		switch {
-		case err != nil:
-			e.result = append(e.result, batch.Result{Finish: batch.FinishError, Err: err})
-		case out.Shares[i].Len == 0 || st == nil:
-			e.result = append(e.result, batch.Result{})
-		default:
-			e.result = append(e.result, e.sample(st, out.Logits.Row(out.Shares[i].First)))
-		}
+	rows := 0
+	if e.opt.timed {
+		rows = e.curve.rows(e.decoding, e.opt.MaxNumBatchedTokens)
+		e.sched.SetStepBudget(func(n int) time.Duration { return time.Duration(n) }, time.Duration(rows))
 	}
-}
-
-// sample draws one sequence's next token. A panic here is that sequence's alone.
-func (e *Engine) sample(st *stream, logits []float32) (res batch.Result) {
-	defer func() {
-		if p := recover(); p != nil {
-			slog.Error("sampling failed", "sequence", st.seq.ID, "panic", p, "stack", string(debug.Stack()))
-			res = batch.Result{Finish: batch.FinishError, Err: fmt.Errorf("internal error while sampling")}
-		}
-	}()
-	drawn, err := st.sampler.Sample(logits, st.seq.NumOutput())
+	e.began = time.Now()
+	err := guard(func() { step = e.sched.Schedule(e.now()) })
+	if err == nil && step == nil {
+		err = fmt.Errorf("no step although %d sequences are unfinished", len(e.live))
+	}
 	if err != nil {
-		return batch.Result{Finish: batch.FinishError, Err: err}
+		e.rebuild(err)
+		return nil
 	}
-	st.sampler.Commit(drawn.Token)
-	drawn.Top = slices.Clone(drawn.Top)
-	st.handle.note(st.seq.Choice, drawn)
-	return batch.Result{Tokens: []int32{drawn.Token}, Finish: e.ends(st.seq, drawn.Token)}
+	e.lengths = e.lengths[:0]
+	for i := range step.Seqs {
+		e.lengths = append(e.lengths, len(step.Seqs[i].Seq.Tokens))
+	}
+	e.trace.step(step, rows)
+	e.pulse.beat(e.patience(step.NumTokens()))
+	return step
 }
 
-// ends says whether committing token ends the sequence. Exactly one of the
-// reasons holds: what the model or the client asked for comes before the budget.
-func (e *Engine) ends(s *batch.Sequence, token int32) batch.FinishReason {
-	output := s.NumOutput() + 1
-	if output >= s.Params.MinTokens {
-		if !s.Params.IgnoreEOS && slices.Contains(e.opt.EOG, token) || slices.Contains(s.Params.StopIDs, token) {
-			return batch.FinishStop
+// update commits the step. If the scheduler's books break while it does, what
+// was committed stands, what was drawn and not committed ends with an error, and
+// the rest is computed again.
+func (e *Engine) update(step *batch.Step) {
+	err := guard(func() { e.sched.Update(step, e.result) })
+	if err == nil {
+		e.setbacks = 0
+		return
+	}
+	for i := range step.Seqs {
+		seq, res := step.Seqs[i].Seq, &e.result[i]
+		if len(seq.Tokens) != e.lengths[i]+len(res.Tokens) {
+			*res = batch.Result{Finish: batch.FinishError, Err: errInternal}
+		}
+		if res.Finish != batch.NotFinished {
+			e.sched.Abort(seq.ID)
 		}
 	}
-	if s.Stop != nil && s.Stop.Commit(token) {
-		return batch.FinishStop
-	}
-	if output >= s.MaxTokens {
-		return batch.FinishLength
-	}
-	return batch.NotFinished
+	e.rebuild(err)
 }
 
 // deliver hands what was committed to the handles and forgets what ended.
 func (e *Engine) deliver(step *batch.Step) {
+	now := time.Now()
+	e.decoding = 0
 	for i := range step.Seqs {
 		seq, res := step.Seqs[i].Seq, &e.result[i]
 		st := e.live[seq.ID]
-		if st == nil || len(res.Tokens) == 0 && res.Finish == batch.NotFinished {
+		if st == nil {
 			continue
 		}
-		st.handle.commit(seq, res)
-		if res.Finish != batch.NotFinished {
+		e.begin(st.handle)
+		switch {
+		case res.Finish != batch.NotFinished:
 			delete(e.live, seq.ID)
+			st.handle.left--
+		case len(res.Tokens) > 0:
+			e.decoding++
+		default:
+			continue
+		}
+		e.emit(now, st, res)
+		if st.handle.left == 0 {
+			e.settle(st.handle)
 		}
 	}
-}
-
-// Submit queues a request and returns once it is admitted or refused.
-func (e *Engine) Submit(ctx context.Context, req Request) (*Handle, error) {
-	if err := e.check(&req); err != nil {
-		return nil, err
-	}
-	h := newHandle(e, req)
-	if !e.post(command{submit: h}) {
-		return nil, ErrClosed
-	}
-	select {
-	case err := <-h.admitted:
-		if err != nil {
-			return nil, err
-		}
-		return h, nil
-	case <-ctx.Done():
-		e.post(command{cancel: h})
-		return nil, ctx.Err()
-	case <-e.stopped:
-		return nil, ErrClosed
-	}
-}
-
-func (e *Engine) post(c command) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closing {
-		return false
-	}
-	e.inbox = append(e.inbox, c)
-	e.wake.Signal()
-	return true
 }
 
 // Close ends every request with an abort and stops the loop.
@@ -295,14 +296,54 @@ func (e *Engine) Close() error {
 	e.closing = true
 	e.wake.Signal()
 	e.mu.Unlock()
-	<-e.stopped
+	select {
+	case <-e.stopped:
+	case <-e.gone:
+		select {
+		case <-e.stopped:
+		case <-time.After(time.Second): // the loop hangs inside a step: its memory stays
+			return e.Dead()
+		}
+	}
 	return e.runner.Close()
 }
 
-// abandon tells every open handle that the engine is gone.
-func (e *Engine) abandon() {
-	for _, st := range e.live {
-		st.handle.push(Output{Choice: -1, Finish: batch.FinishAbort, Err: ErrClosed})
+// end is the loop's last act: whatever happened, every client hears of it.
+func (e *Engine) end() {
+	cause := ErrClosed
+	if p := recover(); p != nil {
+		cause = fmt.Errorf("%w: %v", ErrDead, p)
+		e.log.Error("engine died", "cause", p, "stack", stack(false))
 	}
-	clear(e.live)
+	e.pulse.rest()
+	e.mu.Lock()
+	e.closing = true
+	inbox := e.inbox
+	e.inbox = nil
+	e.mu.Unlock()
+	for _, c := range inbox {
+		if c.submit != nil {
+			c.submit.push(time.Now(), last(cause))
+		}
+	}
+	e.endAll(last(cause))
+	e.publish()
+	close(e.stopped)
+	e.die(cause)
+}
+
+// die makes cause known to whoever waits; the first one counts.
+func (e *Engine) die(cause error) {
+	e.dying.Do(func() {
+		e.cause = cause
+		close(e.gone)
+	})
+}
+
+// last is the terminal event of a request that the engine cannot go on with.
+func last(cause error) Output {
+	if errors.Is(cause, ErrDead) {
+		return Output{Choice: -1, Finish: batch.FinishError, Err: cause}
+	}
+	return Output{Choice: -1, Finish: batch.FinishAbort, Err: cause}
 }

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"fmt"
+	"log/slog"
+	"time"
 
 	"sestina/scheduler"
 )
@@ -11,12 +13,22 @@ import (
 type Options struct {
 	MaxModelLen         int // longest prompt + output; 0 = the model's context
 	MaxNumSeqs          int // sequences in one step; 0 = 16
-	MaxNumBatchedTokens int // rows in one step; 0 = 512
+	MaxNumBatchedTokens int // rows in one step; 0 = auto: 512, and no more than keep the running streams' latency within twice their own
 	BlockSize           int // tokens per KV block; 0 = 16
 	MaxQueuedSeqs       int // waiting sequences before new ones are refused; 0 = 1024
 	MaxQueuedTokens     int // waiting prompt tokens before new ones are refused; 0 = 4 Mi
 	EOG                 []int32
 	Techniques          Techniques
+
+	QueueShare   float64       // of the queue that one key may hold while others want in; 0 = 0.5, 1 = all
+	QueueTimeout time.Duration // longest wait for the first step; 0 = no limit
+	StepTimeout  time.Duration // a step that takes longer means that the engine is stuck; 0 = 10 s
+	TraceEvents  int           // length of the flight recorder; 0 = 512
+	TraceTokens  bool          // record token ids too
+	Observer     *Observer     // nil = none
+	Log          *slog.Logger  // nil = slog.Default()
+
+	timed bool // MaxNumBatchedTokens was auto
 }
 
 // Techniques are the switches. Empty means on. A value whose technique is not
@@ -58,6 +70,7 @@ func (o *Options) fill(context int) error {
 	if err := o.Techniques.Check(); err != nil {
 		return err
 	}
+	o.timed = o.MaxNumBatchedTokens == 0 && o.Techniques.ChunkedPrefill == "on"
 	for _, d := range []struct {
 		name      string
 		v         *int
@@ -66,6 +79,7 @@ func (o *Options) fill(context int) error {
 		{"max-model-len", &o.MaxModelLen, context}, {"max-num-seqs", &o.MaxNumSeqs, DefaultMaxNumSeqs},
 		{"max-num-batched-tokens", &o.MaxNumBatchedTokens, DefaultMaxNumBatchedTokens}, {"block-size", &o.BlockSize, DefaultBlockSize},
 		{"max-queued-seqs", &o.MaxQueuedSeqs, 1024}, {"max-queued-tokens", &o.MaxQueuedTokens, 4 << 20},
+		{"trace-events", &o.TraceEvents, 512},
 	} {
 		if *d.v < 0 {
 			return fmt.Errorf("--%s is %d; it must be at least 1 (or 0 for the default)", d.name, *d.v)
@@ -73,6 +87,9 @@ func (o *Options) fill(context int) error {
 		if *d.v == 0 {
 			*d.v = d.otherwise
 		}
+	}
+	if err := o.fillQueue(); err != nil {
+		return err
 	}
 	if o.MaxModelLen > context {
 		return fmt.Errorf("--max-model-len %d is more than the model's context of %d tokens", o.MaxModelLen, context)
@@ -98,6 +115,24 @@ func (t *Techniques) Check() error {
 	return nil
 }
 
+func (o *Options) fillQueue() error {
+	if o.QueueShare == 0 {
+		o.QueueShare = 0.5
+	}
+	if o.StepTimeout == 0 {
+		o.StepTimeout = 10 * time.Second
+	}
+	switch {
+	case !(o.QueueShare > 0 && o.QueueShare <= 1):
+		return fmt.Errorf("--queue-share is %v; it must be above 0 and at most 1", o.QueueShare)
+	case o.QueueTimeout < 0:
+		return fmt.Errorf("--queue-timeout is %v; it must not be negative", o.QueueTimeout)
+	case o.StepTimeout < 0:
+		return fmt.Errorf("--step-timeout is %v; it must not be negative", o.StepTimeout)
+	}
+	return nil
+}
+
 func (c choice) check() error {
 	for _, v := range c.built {
 		if *c.value == v {
@@ -118,8 +153,7 @@ func (o *Options) scheduler() scheduler.Config {
 	return scheduler.Config{
 		MaxNumSeqs: o.MaxNumSeqs, MaxNumBatchedTokens: o.MaxNumBatchedTokens, MaxModelLen: o.MaxModelLen,
 		Policy: policy[o.Techniques.Batching], Order: scheduler.PriorityOrder, ChunkedPrefill: o.Techniques.ChunkedPrefill == "on",
-		MaxQueuedSeqs: o.MaxQueuedSeqs, MaxQueuedTokens: o.MaxQueuedTokens,
-	}
+	} // the queue is bounded before it gets there, see queue.go
 }
 
 // Defaults of the limits.

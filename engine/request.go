@@ -2,14 +2,17 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"sync"
-	"time"
+	"slices"
 
 	"sestina/batch"
 	"sestina/sampler"
 	"sestina/scheduler"
 )
+
+// MaxChoices bounds n.
+const MaxChoices = 8
 
 // Request is one prompt with what is wanted of it.
 type Request struct {
@@ -18,8 +21,70 @@ type Request struct {
 	MaxTokens int // outputs per choice; 0 = what the context has left
 	Sampling  batch.SamplingParams
 	Stop      func(choice int) batch.StopChecker // nil: no stop strings
-	Salt      string                             // tenant, for prefix-cache isolation
+	Salt      string                             // tenant: isolates the prefix cache and owns a share of the queue
 	Priority  int                                // lower runs first
+}
+
+// Errors of Submit, besides [*scheduler.NeverFitsError], [*sampler.ParamError]
+// and those that name a malformed field. See [RefusalOf].
+var (
+	ErrClosed    = errors.New("the engine is closed")
+	ErrDead      = errors.New("the engine is dead; restart the server")
+	ErrStuck     = errors.New("the engine is stuck in a step; retry elsewhere")
+	ErrQueueFull = scheduler.ErrQueueFull
+	ErrDraining  = scheduler.ErrDraining
+	// ErrQueueShare refuses a key that holds its share of the queue while others wait (HTTP 429).
+	ErrQueueShare = errors.New("this key has its share of the queue waiting; retry later")
+	// ErrQueueTimeout ends a request that waited too long for its first step (HTTP 503).
+	ErrQueueTimeout = errors.New("waited too long for a place; retry later")
+)
+
+// Submit checks a request and queues it, or says at once why not. It never
+// waits for the step loop.
+func (e *Engine) Submit(ctx context.Context, req Request) (*Handle, error) {
+	h, err := e.submit(ctx, req)
+	if err != nil {
+		if r, ok := RefusalOf(err); ok {
+			e.refused[r].Add(1)
+		}
+	}
+	return h, err
+}
+
+func (e *Engine) submit(ctx context.Context, req Request) (*Handle, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := e.check(&req); err != nil {
+		return nil, err
+	}
+	h, err := e.newHandle(req)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.Dead() != nil:
+		return nil, e.Dead()
+	case e.closing:
+		return nil, ErrClosed
+	case e.draining:
+		return nil, ErrDraining
+	case e.pulse.stuck():
+		return nil, ErrStuck
+	}
+	if err := e.queue.enter(h); err != nil {
+		return nil, err
+	}
+	for _, st := range h.streams {
+		e.nextID++
+		st.seq.ID = e.nextID
+	}
+	h.ID = h.streams[0].seq.ID
+	e.inbox = append(e.inbox, command{submit: h})
+	e.wake.Signal()
+	return h, nil
 }
 
 // check validates a request and fills its defaults. It is the only way a
@@ -31,27 +96,31 @@ func (e *Engine) check(r *Request) error {
 	}
 	switch {
 	case len(r.Prompt) == 0:
-		return fmt.Errorf("the prompt is empty: it must have at least one token")
+		return invalid("the prompt is empty: it must have at least one token")
 	case r.N < 1 || r.N > MaxChoices:
-		return fmt.Errorf("n is %d, want 1…%d", r.N, MaxChoices)
+		return invalid("n is %d, want 1…%d", r.N, MaxChoices)
 	case r.MaxTokens < 0:
-		return fmt.Errorf("max_tokens is %d, want at least 1", r.MaxTokens)
-	case len(r.Prompt)+max(r.MaxTokens, 1) > limit:
+		return invalid("max_tokens is %d, want at least 1", r.MaxTokens)
+	case max(r.MaxTokens, 1) > limit-len(r.Prompt):
 		return &scheduler.NeverFitsError{Prompt: len(r.Prompt), MaxTokens: max(r.MaxTokens, 1), Limit: limit, What: e.limitedBy()}
 	}
 	for i, id := range r.Prompt {
 		if id < 0 || int(id) >= vocab {
-			return fmt.Errorf("token id %d at position %d is outside the vocabulary [0, %d)", id, i, vocab)
+			return invalid("token id %d at position %d is outside the vocabulary [0, %d)", id, i, vocab)
 		}
-	}
-	if err := sampler.Validate(&r.Sampling, vocab); err != nil {
-		return err
 	}
 	if r.MaxTokens == 0 {
 		r.MaxTokens = limit - len(r.Prompt)
 	}
-	return nil
+	return sampler.Validate(&r.Sampling, vocab)
 }
+
+// InvalidError is a malformed request (HTTP 400).
+type InvalidError struct{ Message string }
+
+func (e *InvalidError) Error() string { return e.Message }
+
+func invalid(format string, args ...any) error { return &InvalidError{fmt.Sprintf(format, args...)} }
 
 // limitedBy names what sets the longest sequence.
 func (e *Engine) limitedBy() string {
@@ -61,117 +130,24 @@ func (e *Engine) limitedBy() string {
 	return "context"
 }
 
-// MaxChoices bounds n.
-const MaxChoices = 8
-
-// Output is a piece of one choice: the tokens committed since the last piece
-// and, in its last one, why it ended.
-type Output struct {
-	Choice int // -1: the request as a whole ended (aborted)
-	Tokens []sampler.Sample
-	Finish batch.FinishReason
-	Err    error
-}
-
-// Timings of a request. Zero times have not happened yet.
-type Timings struct {
-	Submitted, FirstToken, Last time.Time
-	Cached                      int // prompt tokens taken from the prefix cache
-	Preemptions                 int
-}
-
-// Handle collects a request's outputs. Next is called by one goroutine.
-type Handle struct {
-	engine   *Engine
-	req      Request
-	seqs     []*batch.Sequence // the step goroutine's
-	drawn    []sampler.Sample  // per choice, between note and commit; the step goroutine's
-	admitted chan error
-
-	mu      sync.Mutex
-	queue   []Output
-	open    int // choices that have not ended
-	timings Timings
-	ready   chan struct{} // holds one item while queue is not empty
-}
-
-func newHandle(e *Engine, req Request) *Handle {
-	return &Handle{engine: e, req: req, drawn: make([]sampler.Sample, req.N), open: req.N,
-		admitted: make(chan error, 1), ready: make(chan struct{}, 1), timings: Timings{Submitted: time.Now()}}
-}
-
-// Next returns what was committed since the last call, waiting for it. Once
-// every choice has ended, or the context is done, ok is false; a context that
-// is done cancels the request.
-func (h *Handle) Next(ctx context.Context) (out []Output, ok bool) {
-	for {
-		h.mu.Lock()
-		out, h.queue = h.queue, nil
-		done := len(out) == 0 && h.open == 0
-		h.mu.Unlock()
-		switch {
-		case len(out) > 0:
-			return out, true
-		case done:
-			return nil, false
+// newHandle makes the sequences of a request, without their ids.
+func (e *Engine) newHandle(req Request) (*Handle, error) {
+	h := &Handle{engine: e, req: req, open: req.N, left: req.N, ready: make(chan struct{}, 1)}
+	h.timings.Submitted = now()
+	h.timings.PromptTokens = len(req.Prompt)
+	for i := range req.N {
+		seq := &batch.Sequence{
+			Salt: req.Salt, Choice: i, Tokens: slices.Clone(req.Prompt), PromptLen: len(req.Prompt),
+			MaxTokens: req.MaxTokens, Priority: req.Priority, Params: req.Sampling,
 		}
-		select {
-		case <-h.ready:
-		case <-h.engine.stopped:
-			// What the loop pushed before it stopped is read by one more turn.
-			h.mu.Lock()
-			h.open = 0
-			h.mu.Unlock()
-		case <-ctx.Done():
-			h.Cancel()
-			return nil, false
+		if req.Stop != nil {
+			seq.Stop = req.Stop(i)
 		}
+		draw, err := sampler.New(&seq.Params, i, e.runner.Info().Vocab, req.Prompt, e.opt.EOG)
+		if err != nil {
+			return nil, err
+		}
+		h.streams = append(h.streams, &stream{seq: seq, sampler: draw, handle: h})
 	}
-}
-
-// Cancel ends the request; its blocks are free before the next step.
-func (h *Handle) Cancel() { h.engine.post(command{cancel: h}) }
-
-// Timings of the request so far.
-func (h *Handle) Timings() Timings {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.timings
-}
-
-// note keeps what was drawn for a choice until the step is committed.
-func (h *Handle) note(choice int, s sampler.Sample) { h.drawn[choice] = s }
-
-// commit turns a step's result for one choice into an output.
-func (h *Handle) commit(seq *batch.Sequence, res *batch.Result) {
-	out := Output{Choice: seq.Choice, Finish: res.Finish, Err: res.Err}
-	if len(res.Tokens) > 0 {
-		out.Tokens = []sampler.Sample{h.drawn[seq.Choice]}
-	}
-	h.mu.Lock()
-	h.timings.Cached, h.timings.Preemptions = seq.NumCached, seq.Preemptions
-	h.mu.Unlock()
-	h.push(out)
-}
-
-// push appends an output and wakes the reader.
-func (h *Handle) push(out Output) {
-	now := time.Now()
-	h.mu.Lock()
-	switch {
-	case out.Choice < 0:
-		h.open = 0
-	case out.Finish != batch.NotFinished:
-		h.open--
-	}
-	if len(out.Tokens) > 0 && h.timings.FirstToken.IsZero() {
-		h.timings.FirstToken = now
-	}
-	h.timings.Last = now
-	h.queue = append(h.queue, out)
-	h.mu.Unlock()
-	select {
-	case h.ready <- struct{}{}:
-	default:
-	}
+	return h, nil
 }

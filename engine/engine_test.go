@@ -1,0 +1,166 @@
+package engine
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"slices"
+	"testing"
+
+	"sestina/backend"
+	"sestina/backend/ref"
+	"sestina/batch"
+	"sestina/checkpoint"
+	"sestina/internal/datatest"
+	"sestina/model"
+	_ "sestina/model/llama"
+	"sestina/runner"
+	"sestina/tensor"
+)
+
+const (
+	tiny  = "../model/testdata/hf/llama_plain" // 3 layers, 224 tokens, context 512
+	vocab = 224
+)
+
+// setup is a tiny model with a pool and options, as tests vary them.
+type setup struct {
+	blocks, blockSize int
+	opt               Options
+	fail              failpoints
+}
+
+// open starts an engine on the tiny model; it is closed and its pool checked
+// when the test ends.
+func (s setup) open(t testing.TB) *Engine {
+	t.Helper()
+	if s.blockSize == 0 {
+		s.blockSize = 16
+	}
+	if s.blocks == 0 {
+		s.blocks = 1024 / s.blockSize
+	}
+	if s.opt.Log == nil {
+		s.opt.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	s.opt.BlockSize = s.blockSize
+	e, err := prepare(newRunner(t, s.blocks, s.blockSize), s.blocks, s.opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.fail = s.fail
+	go e.loop()
+	t.Cleanup(func() { closeChecked(t, e) })
+	return e
+}
+
+// closeChecked closes an engine and looks at what is left.
+func closeChecked(t testing.TB, e *Engine) {
+	t.Helper()
+	if err := e.Close(); err != nil {
+		t.Error(err)
+		return
+	}
+	if err := e.sched.Check(); err != nil {
+		t.Error(err)
+	}
+	if b := e.blocks.Stats(); b.Free+b.Idle != b.Total || len(e.live) != 0 || e.queue.seqs != 0 || len(e.queue.keys) != 0 {
+		t.Errorf("left behind: blocks %+v, %d live, queue %+v", b, len(e.live), e.queue)
+	}
+}
+
+func newRunner(t testing.TB, blocks, blockSize int) *runner.ModelRunner {
+	t.Helper()
+	c, err := checkpoint.Open(tiny)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := ref.New(backend.Options{Activations: backend.ActivationsF32})
+	m, err := model.Load(c, b, model.Options{MaxRows: 512, MaxLogitRows: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := runner.New(m, b, runner.Config{Blocks: blocks, BlockSize: blockSize, KVDType: tensor.F32})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// answer is what a client saw of a request.
+type answer struct {
+	tokens [MaxChoices][]int32
+	probs  [MaxChoices][]float32
+	finish [MaxChoices]batch.FinishReason
+	errs   [MaxChoices]error
+	events int // terminal events, by choice
+	whole  int // terminal events of the request as a whole
+	why    Output
+}
+
+// read collects a request to its end.
+func read(h *Handle) (a answer) {
+	for outs, ok := h.Next(context.Background()); ok; outs, ok = h.Next(context.Background()) {
+		for _, o := range outs {
+			a.add(o)
+		}
+	}
+	return a
+}
+
+func (a *answer) add(o Output) {
+	if o.Choice < 0 {
+		a.whole++
+		a.why = o
+		return
+	}
+	for _, s := range o.Tokens {
+		a.tokens[o.Choice] = append(a.tokens[o.Choice], s.Token)
+		a.probs[o.Choice] = append(a.probs[o.Choice], s.Logprob)
+		for _, top := range s.Top {
+			a.probs[o.Choice] = append(a.probs[o.Choice], top.Logprob)
+		}
+	}
+	if o.Finish != batch.NotFinished {
+		a.events++
+		a.finish[o.Choice], a.errs[o.Choice] = o.Finish, o.Err
+	}
+}
+
+// ask submits and reads.
+func ask(t testing.TB, e *Engine, req Request) answer {
+	t.Helper()
+	h, err := e.Submit(context.Background(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return read(h)
+}
+
+func (a *answer) equal(b *answer) bool {
+	for i := range a.tokens {
+		if !slices.Equal(a.tokens[i], b.tokens[i]) || !slices.Equal(a.probs[i], b.probs[i]) || a.finish[i] != b.finish[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// The engine's greedy answers are transformers'.
+func TestGreedyEqualsTransformers(t *testing.T) {
+	golden := datatest.Safetensors(t, tiny+"/golden.safetensors")
+	e := setup{}.open(t)
+	ids, want := golden["seq0.input_ids"].I32, golden["seq0.greedy_ids"].I32
+	p := batch.Greedy()
+	p.IgnoreEOS = true
+	a := ask(t, e, Request{Prompt: ids, MaxTokens: len(want), Sampling: p})
+	if !slices.Equal(a.tokens[0], want) || a.finish[0] != batch.FinishLength || a.events != 1 {
+		t.Errorf("got %v (%v), want %v", a.tokens[0], a.finish[0], want)
+	}
+	st := e.Stats()
+	if st.OutputTokens != uint64(len(want)) || st.Finished[batch.FinishLength] != 1 || st.PromptTokens != uint64(len(ids)) {
+		t.Errorf("stats %+v", st)
+	}
+	t.Logf("%d tokens in %d steps", len(want), st.Steps)
+}

@@ -1,0 +1,177 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"sestina/batch"
+	"sestina/sampler"
+)
+
+// Output is a piece of one choice: the tokens committed since the last piece
+// and, in its last one, why it ended.
+type Output struct {
+	Choice int // -1: the request as a whole ended, with all choices still open
+	Tokens []sampler.Sample
+	Finish batch.FinishReason
+	Err    error // with FinishError and FinishRejected, and with an abort that was not the client's
+}
+
+// Timings of a request. Zero times have not happened yet.
+type Timings struct {
+	Submitted  time.Time
+	Scheduled  time.Time // its first step began
+	FirstToken time.Time
+	Last       time.Time // the last token, or the end
+
+	PromptTokens int
+	OutputTokens int // over all choices
+	Cached       int // prompt tokens taken from the prefix cache
+	Preemptions  int // over all choices
+}
+
+// Queue is the time from submission to the first step.
+func (t *Timings) Queue() time.Duration { return between(t.Submitted, t.Scheduled) }
+
+// Prefill is the time from the first step to the first token.
+func (t *Timings) Prefill() time.Duration { return between(t.Scheduled, t.FirstToken) }
+
+// TTFT is the time from submission to the first token.
+func (t *Timings) TTFT() time.Duration { return between(t.Submitted, t.FirstToken) }
+
+// Decode is the time from the first token to the last.
+func (t *Timings) Decode() time.Duration { return between(t.FirstToken, t.Last) }
+
+// Total is the time from submission to the end.
+func (t *Timings) Total() time.Duration { return between(t.Submitted, t.Last) }
+
+// between is 0 until both have happened.
+func between(a, b time.Time) time.Duration {
+	if a.IsZero() || b.IsZero() {
+		return 0
+	}
+	return b.Sub(a)
+}
+
+func now() time.Time { return time.Now() }
+
+// Handle collects a request's outputs. Next is called by one goroutine; the
+// other methods by any. What waits to be read is at most one Output a choice,
+// 32 bytes a token (plus 8 per top log probability), so max_tokens bounds it.
+type Handle struct {
+	ID      int64 // unique within the engine, ascending
+	engine  *Engine
+	req     Request
+	streams []*stream // the step goroutine's once submitted, as left and queued are
+	left    int       // choices that have not ended
+	queued  bool      // counted in the engine's queue
+
+	mu        sync.Mutex
+	queue     []Output
+	open      int // choices without a terminal event
+	timings   Timings
+	choices   [MaxChoices]Choice
+	lastToken [MaxChoices]time.Time
+	ready     chan struct{} // holds one item while queue is not empty
+}
+
+// Next returns what was committed since the last call, waiting for it. Once
+// every choice has ended, or the context is done, ok is false; a context that
+// is done cancels the request.
+func (h *Handle) Next(ctx context.Context) (out []Output, ok bool) {
+	for {
+		out, ended := h.take()
+		switch {
+		case len(out) > 0:
+			return out, true
+		case ended:
+			return nil, false
+		}
+		select {
+		case <-h.ready:
+		case <-h.engine.gone:
+			h.push(now(), last(h.engine.cause))
+		case <-ctx.Done():
+			h.Cancel()
+			return nil, false
+		}
+	}
+}
+
+func (h *Handle) take() (out []Output, ended bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out, h.queue = h.queue, nil
+	return out, h.open == 0
+}
+
+// Cancel ends the request; its blocks are free before the next step. A request
+// that has ended stays as it is.
+func (h *Handle) Cancel() {
+	if !h.ended() {
+		h.engine.post(command{end: h, why: Output{Choice: -1, Finish: batch.FinishAbort}})
+	}
+}
+
+// Timings of the request so far.
+func (h *Handle) Timings() Timings {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.timings
+}
+
+func (h *Handle) ended() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.open == 0
+}
+
+// push adds an output to what waits to be read, and wakes the reader. After the
+// terminal event it does nothing.
+func (h *Handle) push(at time.Time, out Output) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.open == 0 {
+		return
+	}
+	h.timings.Last = at
+	h.record(out)
+	h.merge(out)
+	select {
+	case h.ready <- struct{}{}:
+	default:
+	}
+}
+
+// record keeps the books of the choices.
+func (h *Handle) record(out Output) {
+	h.timings.OutputTokens += len(out.Tokens)
+	if out.Choice >= 0 {
+		c := &h.choices[out.Choice]
+		c.OutputTokens += len(out.Tokens)
+		c.Finish = out.Finish
+		if out.Finish != batch.NotFinished {
+			h.open--
+		}
+		return
+	}
+	for i := range h.req.N {
+		if h.choices[i].Finish == batch.NotFinished {
+			h.choices[i].Finish = out.Finish
+		}
+	}
+	h.open = 0
+}
+
+// merge appends to the choice's waiting output, if there is one.
+func (h *Handle) merge(out Output) {
+	for i := range h.queue {
+		if w := &h.queue[i]; w.Choice == out.Choice {
+			w.Tokens = append(w.Tokens, out.Tokens...)
+			w.Finish, w.Err = out.Finish, out.Err
+			return
+		}
+	}
+	h.queue = append(h.queue, out)
+}

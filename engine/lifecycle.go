@@ -1,0 +1,217 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"sestina/batch"
+	"sestina/sampler"
+)
+
+// ErrShutdown ends the requests that Drain could not wait for.
+var ErrShutdown = errors.New("the server is shutting down; retry elsewhere")
+
+// Drain refuses new requests from now on and waits for the others to finish.
+// When ctx ends first, the rest is aborted with ErrShutdown and the error says
+// how many choices that were. The engine is then idle; Close still has to be called.
+func (e *Engine) Drain(ctx context.Context) error {
+	e.mu.Lock()
+	e.draining = true
+	e.wake.Signal()
+	e.mu.Unlock()
+	select {
+	case <-e.drained:
+		return nil
+	case <-e.gone:
+		return e.cause
+	case <-ctx.Done():
+	}
+	st := e.Stats()
+	e.post(command{all: true, why: last(ErrShutdown)})
+	select {
+	case <-e.drained:
+	case <-e.gone:
+	case <-time.After(time.Second): // the loop hangs: nobody waits for it
+		e.die(fmt.Errorf("%w: it did not stop when asked to", ErrDead))
+	}
+	return fmt.Errorf("%d choices were cut off while draining: %w", st.Running+st.Waiting, context.Cause(ctx))
+}
+
+// Ready says whether the engine can serve: nil, or why not. It looks at the
+// clock, not at the loop, so it answers although the loop hangs.
+func (e *Engine) Ready() error {
+	if err := e.Dead(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	draining := e.draining || e.closing
+	e.mu.Unlock()
+	switch {
+	case draining:
+		return ErrDraining
+	case e.pulse.stuck():
+		return ErrStuck
+	case e.shown.Load().FailedInRow >= 8:
+		return fmt.Errorf("%w: the last 8 sequences all failed with the step that computed them", ErrStuck)
+	}
+	return nil
+}
+
+// Dead is nil while the step loop lives, and then why it ended: ErrClosed, or
+// an error that wraps ErrDead. Every open request gets it as its terminal event.
+func (e *Engine) Dead() error {
+	select {
+	case <-e.gone:
+		return e.cause
+	default:
+		return nil
+	}
+}
+
+// Done is closed when the engine will do nothing more; see Dead.
+func (e *Engine) Done() <-chan struct{} { return e.gone }
+
+func (e *Engine) post(c command) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closing {
+		e.inbox = append(e.inbox, c)
+		e.wake.Signal()
+	}
+}
+
+// finish ends what is left of a request.
+func (e *Engine) finish(h *Handle, why Output) {
+	if h.left == 0 {
+		return
+	}
+	h.left = 0
+	for _, st := range h.streams {
+		if e.live[st.seq.ID] != nil {
+			e.sched.Abort(st.seq.ID)
+			delete(e.live, st.seq.ID)
+			e.stats.Finished[why.Finish]++
+			e.trace.end(st.seq.ID, why.Finish)
+		}
+	}
+	h.push(time.Now(), why)
+	e.settle(h)
+}
+
+// endAll ends every request.
+func (e *Engine) endAll(why Output) {
+	for len(e.live) > 0 {
+		for _, st := range e.live {
+			e.finish(st.handle, why)
+			break // it deleted from the map, perhaps several
+		}
+	}
+}
+
+// expire ends what has waited longer than QueueTimeout for its first step.
+func (e *Engine) expire() {
+	for e.opt.QueueTimeout > 0 && len(e.unseen) > 0 && time.Since(e.unseen[0].timings.Submitted) > e.opt.QueueTimeout {
+		e.refused[RefusedTimeout].Add(1)
+		e.finish(e.unseen[0], Output{Choice: -1, Finish: batch.FinishRejected, Err: ErrQueueTimeout})
+	}
+}
+
+// unqueue takes a request out of the queue's books, once.
+func (e *Engine) unqueue(h *Handle) {
+	if !h.queued {
+		return
+	}
+	h.queued = false
+	e.mu.Lock()
+	e.queue.leave(h)
+	e.mu.Unlock()
+	if i := slices.Index(e.unseen, h); i >= 0 {
+		e.unseen = slices.Delete(e.unseen, i, i+1)
+	}
+}
+
+// begin notes a request's first step.
+func (e *Engine) begin(h *Handle) {
+	if !h.queued {
+		return
+	}
+	e.unqueue(h)
+	h.mu.Lock()
+	h.timings.Scheduled = e.began
+	wait := h.timings.Queue()
+	h.mu.Unlock()
+	e.stats.PromptTokens += uint64(len(h.req.Prompt))
+	e.stats.QueueWait += (wait - e.stats.QueueWait) / 8
+}
+
+// emit hands a step's result for one choice to its handle and to the observer.
+func (e *Engine) emit(at time.Time, st *stream, res *batch.Result) {
+	h, seq := st.handle, st.seq
+	out := Output{Choice: seq.Choice, Finish: res.Finish, Err: res.Err}
+	if len(res.Tokens) > 0 {
+		out.Tokens = []sampler.Sample{st.drawn}
+		e.stats.OutputTokens += uint64(len(res.Tokens))
+	}
+	if res.Finish != batch.NotFinished {
+		e.stats.Finished[res.Finish]++
+	}
+	ttft, gap := h.note(at, seq, len(out.Tokens))
+	h.push(at, out)
+	if o := e.observer; o != nil {
+		e.tell(func() {
+			if ttft > 0 && o.FirstToken != nil {
+				o.FirstToken(ttft)
+			}
+			if gap > 0 && o.TokenGap != nil {
+				o.TokenGap(gap)
+			}
+		})
+	}
+}
+
+// note keeps the times of a choice's tokens. It returns the time to first token
+// if this is the request's first one, and the gap if it is not the choice's first.
+func (h *Handle) note(at time.Time, seq *batch.Sequence, tokens int) (ttft, gap time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := &h.timings
+	if seq.Choice == 0 {
+		t.Cached = seq.NumCached
+	}
+	t.Preemptions += seq.Preemptions - h.choices[seq.Choice].Preemptions
+	h.choices[seq.Choice].Preemptions = seq.Preemptions
+	if tokens == 0 {
+		return 0, 0
+	}
+	if t.FirstToken.IsZero() {
+		t.FirstToken = at
+		ttft = t.TTFT()
+	}
+	gap = between(h.lastToken[seq.Choice], at)
+	h.lastToken[seq.Choice] = at
+	return ttft, gap
+}
+
+// settle tells the observer of a request that has ended.
+func (e *Engine) settle(h *Handle) {
+	e.unqueue(h)
+	if e.observer == nil || e.observer.Finished == nil {
+		return
+	}
+	h.mu.Lock()
+	info := RequestInfo{ID: h.ID, Timings: h.timings, Priority: h.req.Priority, MaxTokens: h.req.MaxTokens,
+		Choices: slices.Clone(h.choices[:h.req.N])}
+	h.mu.Unlock()
+	e.tell(func() { e.observer.Finished(info) })
+}
+
+// tell runs an observer; one that panics is not asked again.
+func (e *Engine) tell(f func()) {
+	if err := guard(f); err != nil {
+		e.observer = nil
+		e.log.Error("the observer panicked and is off now", "err", err)
+	}
+}

@@ -1,0 +1,150 @@
+package engine
+
+import (
+	"errors"
+	"time"
+
+	"sestina/batch"
+	"sestina/sampler"
+	"sestina/scheduler"
+)
+
+// Stats is a snapshot of the engine after a step. Counters run from the start;
+// sequences are choices: a request of n counts n times.
+type Stats struct {
+	Running, Waiting int // sequences; the preempted wait too
+	WaitingTokens    int
+	QueueWait        time.Duration // from submission to first step, moving average
+
+	Blocks  BlockStats
+	KVUsage float64 // blocks in use / blocks, 0…1; cached ones that nobody uses are not in use
+
+	PrefixQueryTokens uint64 // looked up in the prefix cache by first admissions
+	PrefixHitTokens   uint64
+	Preemptions       uint64
+	Steps, StepTokens uint64
+	PromptTokens      uint64 // of requests that have begun, cached ones included
+	OutputTokens      uint64
+	Finished          [batch.FinishRejected + 1]uint64 // sequences by reason
+	Refused           [numRefusals]uint64              // requests by reason
+
+	FailedSteps uint64 // device errors and panics
+	FailedInRow int    // sequences that failed with their step since the last one that did not
+	Rebuilds    uint64 // times that the scheduler's books were started anew
+
+	LastStep     time.Time // when it ended
+	LastDuration time.Duration
+	Uptime       time.Duration
+}
+
+// BlockStats counts the KV pool's blocks by state; the four sum to Total.
+type BlockStats struct{ Total, Free, Idle, Referenced, Fenced, Size int }
+
+// Refusal is why a request was not served.
+type Refusal uint8
+
+const (
+	RefusedInvalid   Refusal = iota // malformed (400)
+	RefusedNeverFits                // larger than the context or the pool (400)
+	RefusedQueueFull                // (429)
+	RefusedShare                    // its key's share of the queue is full (429)
+	RefusedTimeout                  // waited too long (503)
+	RefusedDown                     // draining, stuck, dead or closed (503)
+	numRefusals
+)
+
+func (r Refusal) String() string {
+	return [...]string{"invalid", "never_fits", "queue_full", "queue_share", "queue_timeout", "unavailable"}[r]
+}
+
+// RefusalOf sorts an error of Submit, or of an Output with FinishRejected; ok
+// is false for others (a cancelled context).
+func RefusalOf(err error) (r Refusal, ok bool) {
+	var never *scheduler.NeverFitsError
+	var param *sampler.ParamError
+	var malformed *InvalidError
+	switch {
+	case errors.As(err, &never):
+		return RefusedNeverFits, true
+	case errors.As(err, &param), errors.As(err, &malformed):
+		return RefusedInvalid, true
+	case errors.Is(err, ErrQueueFull):
+		return RefusedQueueFull, true
+	case errors.Is(err, ErrQueueShare):
+		return RefusedShare, true
+	case errors.Is(err, ErrQueueTimeout):
+		return RefusedTimeout, true
+	case errors.Is(err, ErrDraining), errors.Is(err, ErrStuck), errors.Is(err, ErrDead), errors.Is(err, ErrClosed), errors.Is(err, ErrShutdown):
+		return RefusedDown, true
+	}
+	return 0, false
+}
+
+// Observer is told what happens, on the step goroutine: its functions must be
+// quick and must not call the engine except for Stats. Nil ones are skipped.
+type Observer struct {
+	Step       func(StepInfo)
+	FirstToken func(ttft time.Duration)
+	TokenGap   func(gap time.Duration) // between a choice's tokens (inter-token latency)
+	Finished   func(RequestInfo)
+}
+
+// StepInfo is one step.
+type StepInfo struct {
+	ID               uint64
+	Duration         time.Duration // schedule to deliver
+	Rows, Seqs       int
+	Running, Waiting int
+}
+
+// RequestInfo is a request that has ended.
+type RequestInfo struct {
+	ID int64
+	Timings
+	Priority, MaxTokens int
+	Choices             []Choice
+}
+
+// Choice is how one choice ended.
+type Choice struct {
+	OutputTokens int
+	Preemptions  int
+	Finish       batch.FinishReason
+}
+
+// Stats returns the latest snapshot. It never waits for the step loop.
+func (e *Engine) Stats() Stats {
+	s := *e.shown.Load()
+	for i := range s.Refused {
+		s.Refused[i] = e.refused[i].Load()
+	}
+	s.Uptime = e.now()
+	return s
+}
+
+// publish shows the state to readers.
+func (e *Engine) publish() {
+	s := e.stats
+	sched, blocks := e.sched.Stats(), e.blocks.Stats()
+	s.Running, s.Waiting, s.WaitingTokens = sched.Running, sched.Waiting, sched.WaitingTokens
+	s.Preemptions, s.Steps, s.StepTokens = sched.Preemptions, sched.Steps, sched.StepTokens
+	s.Blocks = BlockStats{blocks.Total, blocks.Free, blocks.Idle, blocks.Referenced, blocks.Fenced, e.opt.BlockSize}
+	s.KVUsage = float64(blocks.Referenced+blocks.Fenced) / float64(blocks.Total)
+	s.PrefixQueryTokens, s.PrefixHitTokens = blocks.QueryTokens, blocks.HitTokens
+	e.shown.Store(&s)
+}
+
+// observe measures a step that has been delivered.
+func (e *Engine) observe(step *batch.Step) {
+	s, rows := &e.stats, step.NumTokens()
+	s.LastStep = time.Now()
+	s.LastDuration = s.LastStep.Sub(e.began)
+	e.curve.observe(rows, s.LastDuration)
+	e.trace.done(e.result, s.LastDuration)
+	if o := e.observer; o != nil && o.Step != nil {
+		st := e.sched.Stats()
+		e.tell(func() {
+			o.Step(StepInfo{ID: step.ID, Duration: s.LastDuration, Rows: rows, Seqs: len(step.Seqs), Running: st.Running, Waiting: st.Waiting})
+		})
+	}
+}

@@ -1,0 +1,172 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+
+	"sestina/batch"
+	"sestina/runner"
+	"sestina/sampler"
+)
+
+// stream is a running sequence with what the engine adds to it.
+type stream struct {
+	seq     *batch.Sequence
+	sampler *sampler.Sampler
+	handle  *Handle
+	drawn   sampler.Sample // between sample and emit
+}
+
+// errInternal is what a client hears of a panic; the log has the rest.
+var errInternal = errors.New("internal error; the server's log says more, retrying may help")
+
+// guard runs f and turns a panic into an error.
+func guard(f func()) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	f()
+	return nil
+}
+
+// compute runs the step and draws its tokens into e.result. If the step fails
+// as a whole, each sequence gets another try by itself, so only the guilty end.
+func (e *Engine) compute(step *batch.Step) {
+	e.result = e.result[:0]
+	out, err := e.run(step)
+	if err == nil || len(step.Seqs) == 1 {
+		e.postprocess(step.Seqs, out, err)
+		return
+	}
+	copies := step.Copies
+	for i := range step.Seqs {
+		one := batch.Step{ID: step.ID, Seqs: step.Seqs[i : i+1], Copies: copies}
+		out, err := e.run(&one)
+		if err == nil {
+			copies = nil // done once, and it was before anything was written
+		}
+		e.postprocess(one.Seqs, out, err)
+	}
+}
+
+// run computes a step; a panic in a kernel or the model becomes its error.
+func (e *Engine) run(step *batch.Step) (out runner.Output, err error) {
+	panicked := guard(func() {
+		if err = e.fail.run(step); err == nil {
+			out = e.runner.Run(step)
+			e.fail.spoil(step, out)
+		}
+	})
+	if err = errors.Join(err, panicked); err == nil {
+		e.stats.FailedInRow = 0
+	} else {
+		e.stats.FailedSteps++
+		e.log.Error("step failed", "step", step.ID, "sequences", len(step.Seqs), "err", err)
+	}
+	return out, err
+}
+
+// postprocess draws a token for every sequence whose last token was computed
+// and decides whether that ended it.
+func (e *Engine) postprocess(seqs []batch.Scheduled, out runner.Output, err error) {
+	for i := range seqs {
+		st := e.live[seqs[i].Seq.ID]
+		var res batch.Result
+		switch {
+		case err != nil:
+			e.stats.FailedInRow++
+			res = batch.Result{Finish: batch.FinishError, Err: errInternal}
+		case out.Shares[i].Len > 0:
+			res = e.sample(st, out.Logits.Row(out.Shares[i].First))
+		}
+		e.result = append(e.result, res)
+	}
+}
+
+// sample draws one sequence's next token. What goes wrong here is that sequence's alone.
+func (e *Engine) sample(st *stream, logits []float32) (res batch.Result) {
+	var err error
+	panicked := guard(func() {
+		e.fail.sample(st.seq)
+		if st.drawn, err = st.sampler.Sample(logits, st.seq.NumOutput()); err != nil {
+			return
+		}
+		token := st.drawn.Token
+		st.drawn.Top = slices.Clone(st.drawn.Top) // the sampler uses its memory again
+		st.sampler.Commit(token)
+		res = batch.Result{Tokens: []int32{token}, Finish: e.ends(st.seq, token)}
+	})
+	if panicked != nil {
+		e.log.Error("sampling failed", "sequence", st.seq.ID, "err", panicked)
+		err = errInternal
+	}
+	if err != nil {
+		return batch.Result{Finish: batch.FinishError, Err: err}
+	}
+	return res
+}
+
+// ends says whether committing token ends the sequence. Exactly one of the
+// reasons holds: what the model or the client asked for comes before the budget.
+func (e *Engine) ends(s *batch.Sequence, token int32) batch.FinishReason {
+	output := s.NumOutput() + 1
+	if output >= s.Params.MinTokens {
+		if !s.Params.IgnoreEOS && slices.Contains(e.opt.EOG, token) || slices.Contains(s.Params.StopIDs, token) {
+			return batch.FinishStop
+		}
+	}
+	if s.Stop != nil && s.Stop.Commit(token) {
+		return batch.FinishStop
+	}
+	if output >= s.MaxTokens {
+		return batch.FinishLength
+	}
+	return batch.NotFinished
+}
+
+// rebuild starts the scheduler's books anew after they broke: what runs waits
+// again and is computed from its tokens. Three times without a completed step
+// between them, or books that are still wrong, are the engine's end.
+func (e *Engine) rebuild(cause error) {
+	e.log.Error("the scheduler failed; computing all running sequences again", "err", cause)
+	e.stats.Rebuilds++
+	e.trace.rebuild()
+	e.setbacks++
+	if e.setbacks > 3 {
+		panic("the scheduler fails again and again")
+	}
+	e.sched.Rebuild()
+	if err := e.sched.Check(); err != nil {
+		panic(err)
+	}
+}
+
+// failpoints are hooks that tests set to make things fail; nil otherwise.
+type failpoints struct {
+	onRun    func(step *batch.Step) error
+	onLogits func(step *batch.Step, out runner.Output)
+	onSample func(seq *batch.Sequence)
+}
+
+func (f *failpoints) run(step *batch.Step) error {
+	if f.onRun == nil {
+		return nil
+	}
+	return f.onRun(step)
+}
+
+func (f *failpoints) spoil(step *batch.Step, out runner.Output) {
+	if f.onLogits != nil {
+		f.onLogits(step, out)
+	}
+}
+
+func (f *failpoints) sample(seq *batch.Sequence) {
+	if f.onSample != nil {
+		f.onSample(seq)
+	}
+}
