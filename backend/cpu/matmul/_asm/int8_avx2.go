@@ -8,10 +8,10 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// int8AVX2 writes the kernels for 256 bits: a line of 64 bytes is taken as two halves, rows 0-7 and 8-15, each in two
-// parts of four vectors. VPMADDUBSW adds pairs of products in 16 bits, saturating; with weights of at most 15, 31 and 63
-// four, four and two such sums fit (15·127·2·4 = 15,240; 31·127·2·4 = 31,496; 63·127·2·2 = 32,004). Q8_0 goes by the sign
-// trick: |w| times ±a, where 128·127·2 = 32,512 fits once.
+// int8AVX2 writes the kernels for 256 bits: a line of 64 bytes is taken as two halves, rows 0-7 and 8-15, with wide
+// weights in two parts of four vectors. VPMADDUBSW adds pairs of products in 16 bits, saturating; with weights of at most 15,
+// 31 and 63 eight, four and two such sums fit (15·127·2·8 = 30,480; 31·127·2·4 = 31,496; 63·127·2·2 = 32,004). Q8_0 goes by
+// the sign trick: |w| times ±a, where 128·127·2 = 32,512 fits once.
 func int8AVX2() {
 	c := constants()
 	for _, f := range formats {
@@ -62,8 +62,11 @@ func (y *yKernel) inMemory() bool { return y.m > 2 }
 
 func (y *yKernel) allocate() {
 	var frame Mem
-	if y.inMemory() {
-		frame = AllocLocal(64 * y.m)
+	if y.inMemory() { // aligned: a load behind a store of the same bytes is slow where they cross a cache line
+		local, base := AllocLocal(64*y.m+32), GP64()
+		LEAQ(local.Offset(31), base)
+		ANDQ(I8(-32), base)
+		frame = Mem{Base: base}
 	}
 	for h := range y.acc {
 		for i := range y.m {
@@ -134,12 +137,21 @@ func (y *yKernel) block() {
 	y.act.advance(actBlock)
 }
 
+// parts is the number of parts in which a half is unpacked. The 16-bit sums of a whole block of 4-bit weights fit, but its
+// eight vectors find registers only where accumulators leave them.
+func (y *yKernel) parts() int {
+	if y.max == 15 && y.m != 2 {
+		return 1
+	}
+	return 2
+}
+
 // half adds a block's product for eight weight rows.
 func (y *yKernel) half(h int) {
 	sums := make([]VecVirtual, y.m)
-	for part := range 2 {
+	for part := range y.parts() {
 		var w []VecVirtual
-		for v := range 4 {
+		for v := range 8 / y.parts() {
 			w = append(w, y.unpack(h, 4*part+v))
 		}
 		var sc VecVirtual
@@ -152,11 +164,10 @@ func (y *yKernel) half(h int) {
 			if y.q6() {
 				VPMULLD(sc, sum, sum)
 			}
-			if part == 0 {
-				sums[i] = sum
-			} else {
-				VPADDD(sum, sums[i], sums[i])
+			if part > 0 {
+				VPADDD(sums[i], sum, sum)
 			}
+			sums[i] = sum
 		}
 	}
 	d, m := y.scales(h)
@@ -254,29 +265,26 @@ func (y *yKernel) scales(h int) (d, m VecVirtual) {
 	return d, m
 }
 
-// dot is the integer product of four vectors, their share of the offset included.
-func (y *yKernel) dot(i, part int, w []VecVirtual) VecVirtual {
-	sum := VecVirtual(nil)
-	add := func(x VecVirtual) {
-		if sum == nil {
-			sum = x
-			return
+// dot is the integer product of a part's vectors. The offset comes with the last part, for Q6_K with each.
+func (y *yKernel) dot(i, part int, w []VecVirtual) (sum VecVirtual) {
+	per := min(len(w), max(1, 32767/(y.max*127*2))) // sums of pairs that fit 16 bits
+	for v := 0; v < len(w); v += per {
+		x := y.pairs(i, 16*part+4*v, w[v:v+per])
+		if v > 0 {
+			VPADDD(sum, x, x)
 		}
-		VPADDD(x, sum, sum)
+		sum = x
 	}
-	per := 32767 / (y.max * 127 * 2) // sums of pairs that fit 16 bits
-	if y.lines == 8 {
-		per = 1
+	if y.shift == 0 || y.lines == 8 || !y.q6() && part+1 < y.parts() {
+		return sum
 	}
-	for v := 0; v < 4; v += min(per, 4) {
-		add(y.pairs(i, 16*part+4*v, w[v:v+min(per, 4)]))
+	neg, from := YMM(), actNeg
+	if y.q6() {
+		from = actNeg0 + 4*part
 	}
-	if y.shift > 0 && y.lines != 8 {
-		neg := YMM()
-		VPBROADCASTD(y.act.at(i, actNeg0+4*part), neg)
-		VPSLLD(U8(y.shift), neg, neg)
-		add(neg)
-	}
+	VPBROADCASTD(y.act.at(i, from), neg)
+	VPSLLD(U8(y.shift), neg, neg)
+	VPADDD(neg, sum, sum)
 	return sum
 }
 
