@@ -15,13 +15,11 @@ type books struct {
 	salt             []uint64 // salt that uses each block now
 	owners           []int    // tables that name each block, of live sequences and of steps in flight
 	running, waiting []*stream
-	preemptions      map[int64]int
 }
 
 func (b *books) init(blocks int) {
 	b.salt = make([]uint64, blocks)
 	b.owners = make([]int, blocks)
-	b.preemptions = map[int64]int{}
 }
 
 // check runs after every operation.
@@ -136,7 +134,7 @@ func (w *world) checkSalt(s *stream) {
 func (b *books) before(w *world) {
 	b.running, b.waiting = b.running[:0], b.waiting[:0]
 	for _, s := range w.live {
-		b.preemptions[s.seq.ID] = s.seq.Preemptions
+		s.preemptions = s.seq.Preemptions
 		if s.seq.Status == batch.Running {
 			b.running = append(b.running, s)
 		} else {
@@ -167,7 +165,7 @@ func (w *world) precedes(a, b *stream) bool {
 func (w *world) checkPreempted() {
 	b := &w.books
 	for _, victim := range b.running {
-		if victim.seq.Preemptions == b.preemptions[victim.seq.ID] {
+		if victim.seq.Preemptions == victim.preemptions {
 			continue
 		}
 		first := true
@@ -176,7 +174,7 @@ func (w *world) checkPreempted() {
 				continue
 			}
 			first = first && w.precedes(victim, s)
-			spared := s.seq.Preemptions == b.preemptions[s.seq.ID] && !w.device.computes(s.seq)
+			spared := s.seq.Preemptions == s.preemptions && !w.device.computes(s.seq)
 			if spared && w.precedes(victim, s) {
 				broken("I8", "sequence %d was preempted before %d", victim.seq.ID, s.seq.ID)
 			}

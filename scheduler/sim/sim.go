@@ -46,8 +46,10 @@
 package sim
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"sestina/batch"
@@ -416,26 +418,15 @@ func (w *world) end(s *stream, reason batch.FinishReason) {
 	if s.events != 1 || s.seq.Status != batch.Finished || s.seq.Finish != reason || len(s.seq.BlockTable) != 0 {
 		broken("I9", "sequence %d ends %d times, with status %d and %d blocks", s.seq.ID, s.events, s.seq.Status, len(s.seq.BlockTable))
 	}
-	w.live = remove(w.live, s)
+	w.live = slices.DeleteFunc(w.live, func(t *stream) bool { return t == s })
 }
 
 func (w *world) find(id int64) *stream {
-	for _, s := range w.live {
-		if s.seq.ID == id {
-			return s
-		}
+	at, ok := slices.BinarySearchFunc(w.live, id, func(s *stream, id int64) int { return cmp.Compare(s.seq.ID, id) })
+	if !ok {
+		return nil
 	}
-	return nil
-}
-
-func remove(list []*stream, s *stream) []*stream {
-	kept := list[:0]
-	for _, t := range list {
-		if t != s {
-			kept = append(kept, t)
-		}
-	}
-	return kept
+	return w.live[at]
 }
 
 // finish lets everything run to its end and looks at what is left.

@@ -18,10 +18,11 @@ type stream struct {
 	values   []uint64 // the slot of each position of prompt and answer
 	reason   batch.FinishReason
 
-	committed int // tokens that results have committed
-	events    int // terminal events
-	admitted  bool
-	arrived   time.Duration
+	committed   int // tokens that results have committed
+	events      int // terminal events
+	preemptions int // before the last Schedule
+	admitted    bool
+	arrived     time.Duration
 }
 
 func newStream(id int64, choice int, op Op) *stream {

@@ -128,8 +128,8 @@ func (g generator) config() Config {
 	if g.chance(20) {
 		c.LongPrefill = 1 + g.IntN(2*c.BlockSize)
 	}
-	if g.chance(20) {
-		c.MaxQueued = 1 + g.IntN(6)
+	if g.chance(60) {
+		c.MaxQueued = 1 + g.IntN(8)
 	}
 	if g.chance(10) {
 		c.MaxQueuedTokens = c.MaxModelLen * (1 + g.IntN(3))
