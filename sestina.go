@@ -71,7 +71,8 @@ func (o *Options) Check() error {
 
 // backend translates the options for the backend.
 func (o *Options) backend() (backend.Options, error) {
-	cfg := backend.Options{Threads: o.Threads, ISA: o.ISA}
+	cfg := backend.Options{Threads: o.Threads, ISA: o.ISA,
+		FullAttention: o.Techniques.Attention == "full", ExpandHeads: o.Techniques.GQA == "expanded"}
 	switch o.ActivationDType {
 	case "", "auto":
 	case "f32":

@@ -171,13 +171,13 @@ func TestCancelledGenerationEndsAndFreesItsBlocks(t *testing.T) {
 
 func TestOptionsThatAreUnknownOrNotBuiltAreRefusedByName(t *testing.T) {
 	for want, set := range map[string]func(*sestina.Options){
-		"--attention full is not built yet": func(o *sestina.Options) { o.Techniques.Attention = "full" },
-		`--gqa "wide" is unknown`:           func(o *sestina.Options) { o.Techniques.GQA = "wide" },
-		`--kv-cache-dtype "f8" is unknown`:  func(o *sestina.Options) { o.KVCacheDType = "f8" },
-		`--activation-dtype "f64"`:          func(o *sestina.Options) { o.ActivationDType = "f64" },
-		`--backend "tpu"`:                   func(o *sestina.Options) { o.Backend = "tpu" },
-		`instruction set "sse"`:             func(o *sestina.Options) { o.ISA = "sse" },
-		"-1 threads":                        func(o *sestina.Options) { o.Threads = -1 },
+		"--kv-layout contiguous is not built yet": func(o *sestina.Options) { o.Techniques.KVLayout = "contiguous" },
+		`--gqa "wide" is unknown`:                 func(o *sestina.Options) { o.Techniques.GQA = "wide" },
+		`--kv-cache-dtype "f8" is unknown`:        func(o *sestina.Options) { o.KVCacheDType = "f8" },
+		`--activation-dtype "f64"`:                func(o *sestina.Options) { o.ActivationDType = "f64" },
+		`--backend "tpu"`:                         func(o *sestina.Options) { o.Backend = "tpu" },
+		`instruction set "sse"`:                   func(o *sestina.Options) { o.ISA = "sse" },
+		"-1 threads":                              func(o *sestina.Options) { o.Threads = -1 },
 	} {
 		var o sestina.Options
 		set(&o)
@@ -187,6 +187,29 @@ func TestOptionsThatAreUnknownOrNotBuiltAreRefusedByName(t *testing.T) {
 		if llm, err := sestina.Open(context.Background(), tiny, o); err == nil {
 			llm.Close()
 			t.Errorf("%s: Open took it", want)
+		}
+	}
+}
+
+func TestTechniqueSwitchesChangeNoToken(t *testing.T) {
+	prompt := strings.Repeat("the blue sky ", 30)
+	ask := func(o sestina.Options) []int32 {
+		_, ids, _ := collect(t, openTiny(t, o).Generate(context.Background(), prompt, sestina.GenerateOptions{Sampling: greedy(), MaxTokens: 40}))
+		return ids
+	}
+	want := ask(sestina.Options{})
+	for name, set := range map[string]func(*engine.Techniques){
+		"attention full":             func(t *engine.Techniques) { t.Attention = "full" },
+		"gqa expanded":               func(t *engine.Techniques) { t.GQA = "expanded" },
+		"batching static":            func(t *engine.Techniques) { t.Batching = "static" },
+		"batching none":              func(t *engine.Techniques) { t.Batching = "none" },
+		"no prefix caching":          func(t *engine.Techniques) { t.PrefixCaching = "off" },
+		"full, expanded, no caching": func(t *engine.Techniques) { t.Attention, t.GQA, t.PrefixCaching = "full", "expanded", "off" },
+	} {
+		var o sestina.Options
+		set(&o.Techniques)
+		if got := ask(o); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
 		}
 	}
 }

@@ -46,14 +46,14 @@ func writeTiny(w *bytes.Buffer) error {
 	const hidden, heads, kv, dim, ffn, layers = 64, 4, 2, 16, 96, 2
 	tokens, types, merges := tinyVocabulary()
 	pairs := []checkpoint.KV{
-		{"general.architecture", "llama"}, {"general.name", "tiny"},
-		{"llama.context_length", uint32(2048)}, {"llama.embedding_length", uint32(hidden)}, {"llama.block_count", uint32(layers)},
-		{"llama.feed_forward_length", uint32(ffn)}, {"llama.attention.head_count", uint32(heads)}, {"llama.attention.head_count_kv", uint32(kv)},
-		{"llama.attention.layer_norm_rms_epsilon", float32(1e-5)}, {"llama.rope.freq_base", float32(10000)},
-		{"tokenizer.ggml.model", "gpt2"}, {"tokenizer.ggml.pre", "smollm"}, {"tokenizer.ggml.tokens", tokens}, {"tokenizer.ggml.token_type", types},
-		{"tokenizer.ggml.merges", merges}, {"tokenizer.ggml.bos_token_id", uint32(1)}, {"tokenizer.ggml.eos_token_id", uint32(2)},
-		{"tokenizer.ggml.add_bos_token", false},
-		{"tokenizer.chat_template", "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"},
+		{Key: "general.architecture", Value: "llama"}, {Key: "general.name", Value: "tiny"},
+		{Key: "llama.context_length", Value: uint32(2048)}, {Key: "llama.embedding_length", Value: uint32(hidden)}, {Key: "llama.block_count", Value: uint32(layers)},
+		{Key: "llama.feed_forward_length", Value: uint32(ffn)}, {Key: "llama.attention.head_count", Value: uint32(heads)}, {Key: "llama.attention.head_count_kv", Value: uint32(kv)},
+		{Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)}, {Key: "llama.rope.freq_base", Value: float32(10000)},
+		{Key: "tokenizer.ggml.model", Value: "gpt2"}, {Key: "tokenizer.ggml.pre", Value: "smollm"}, {Key: "tokenizer.ggml.tokens", Value: tokens}, {Key: "tokenizer.ggml.token_type", Value: types},
+		{Key: "tokenizer.ggml.merges", Value: merges}, {Key: "tokenizer.ggml.bos_token_id", Value: uint32(1)}, {Key: "tokenizer.ggml.eos_token_id", Value: uint32(2)},
+		{Key: "tokenizer.ggml.add_bos_token", Value: false},
+		{Key: "tokenizer.chat_template", Value: "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"},
 	}
 	rng := rand.New(rand.NewPCG(3, 5))
 	var tensors []checkpoint.Tensor

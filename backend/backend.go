@@ -182,4 +182,8 @@ type Options struct {
 	Threads     int    // 0: as many as the machine has free cores
 	ISA         string // "" = best; see the backend
 	Activations ActivationDType
+
+	// Off-switches of techniques; they change what moves through memory, never a bit.
+	FullAttention bool // write the whole score matrix instead of tiles (flash attention off)
+	ExpandHeads   bool // read K and V once per query head instead of once per group (GQA off)
 }

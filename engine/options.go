@@ -56,8 +56,8 @@ func (t *Techniques) choices() []choice {
 	return []choice{
 		{"kv-cache", &t.KVCache, []string{"on"}, []string{"off"}},
 		{"kv-layout", &t.KVLayout, []string{"paged"}, []string{"contiguous"}},
-		{"attention", &t.Attention, []string{"flash"}, []string{"full"}},
-		{"gqa", &t.GQA, []string{"grouped"}, []string{"expanded"}},
+		{"attention", &t.Attention, []string{"flash", "full"}, nil},
+		{"gqa", &t.GQA, []string{"grouped", "expanded"}, nil},
 		{"batching", &t.Batching, []string{"continuous", "static", "none"}, nil},
 		{"enable-prefix-caching", &t.PrefixCaching, []string{"on", "off"}, nil},
 		{"enable-chunked-prefill", &t.ChunkedPrefill, []string{"on", "off"}, nil},

@@ -92,6 +92,8 @@ type attendJob struct {
 
 	phase   int
 	fused   bool                // whole appends first
+	heads   int                 // units per piece: KV heads, or query heads when they are expanded
+	group   int                 // query heads per unit
 	pieces  []piece             // runs of rows of one sequence
 	parts   []part              // units of the parts phase
 	states  []float32           // of all parts
@@ -131,7 +133,7 @@ func (b *Backend) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.Cach
 		j.scratch = make([]attention.Scratch, b.team.Threads())
 	}
 	j.plan()
-	units := len(j.pieces) * op.KVHeads
+	units := len(j.pieces) * j.heads
 	if !j.fused {
 		j.run(appendKV, qkv.N*op.KVHeads, 4)
 	}
@@ -151,20 +153,28 @@ func (j *attendJob) run(phase, n, grain int) {
 // plan cuts the step into pieces and decides whether long contexts are split.
 // It is the same for every layer of a step, and cheap enough to repeat.
 func (j *attendJob) plan() {
-	j.pieces, j.parts, j.fused = j.pieces[:0], j.parts[:0], true
+	j.pieces, j.parts, j.fused = j.pieces[:0], j.parts[:0], !j.b.opt.ExpandHeads
+	j.heads, j.group = j.op.KVHeads, j.op.Heads/j.op.KVHeads
+	if j.b.opt.ExpandHeads {
+		j.heads, j.group = j.op.Heads, 1
+	}
 	for i := range j.in.Spans {
 		s := &j.in.Spans[i]
 		j.fused = j.fused && s.Len == 1
-		for r := 0; r < s.Len; r += pieceRows {
-			j.pieces = append(j.pieces, piece{row: s.Row + r, len: min(pieceRows, s.Len-r), pos: s.Start + r, span: i})
+		rows := pieceRows
+		if j.b.opt.FullAttention {
+			rows = s.Len // the matrix is whole
+		}
+		for r := 0; r < s.Len; r += rows {
+			j.pieces = append(j.pieces, piece{row: s.Row + r, len: min(rows, s.Len-r), pos: s.Start + r, span: i})
 		}
 	}
-	threads := j.b.team.Threads()
-	if units := len(j.pieces) * j.op.KVHeads; threads == 1 || units >= splitBelow*threads {
+	threads, units := j.b.team.Threads(), len(j.pieces)*j.heads
+	if threads == 1 || units >= splitBelow*threads || j.b.opt.FullAttention {
 		return
 	}
 	states := 0
-	for u := range len(j.pieces) * j.op.KVHeads {
+	for u := range units {
 		q := j.query(u)
 		first, end := q.Partitions()
 		for p := first; p < end; p++ {
@@ -172,7 +182,7 @@ func (j *attendJob) plan() {
 			states += q.Rows * q.Group * j.kernel.StateLen()
 		}
 	}
-	if len(j.parts) <= len(j.pieces)*j.op.KVHeads {
+	if len(j.parts) <= units {
 		j.parts = j.parts[:0]
 		return
 	}
@@ -180,21 +190,21 @@ func (j *attendJob) plan() {
 	j.fused = false
 }
 
-// query is unit u: a piece and a KV head.
+// query is unit u: a piece and a KV head, or a query head when they are expanded.
 func (j *attendJob) query(u int) attention.Query {
 	op := j.op
-	p, head := &j.pieces[u/op.KVHeads], u%op.KVHeads
-	group := op.Heads / op.KVHeads
+	p, head := &j.pieces[u/j.heads], u%j.heads
 	return attention.Query{
-		Q: j.qkv.Host[p.row*j.qkv.Width+head*group*op.HeadDim:], Stride: j.qkv.Width, Rows: p.len, Group: group,
-		Pos: p.pos, Window: op.Window, Table: j.in.Spans[p.span].BlockTable, KVHead: head, Scale: op.Scale,
+		Q: j.qkv.Host[p.row*j.qkv.Width+head*j.group*op.HeadDim:], Stride: j.qkv.Width, Rows: p.len, Group: j.group,
+		Pos: p.pos, Window: op.Window, Table: j.in.Spans[p.span].BlockTable, KVHead: head * j.group * op.KVHeads / op.Heads,
+		Scale: op.Scale, Full: j.b.opt.FullAttention,
 	}
 }
 
 // out is where unit u's attention goes.
 func (j *attendJob) out(u int) []float32 {
-	p, head := &j.pieces[u/j.op.KVHeads], u%j.op.KVHeads
-	return j.dst.Host[p.row*j.dst.Width+head*(j.op.Heads/j.op.KVHeads)*j.op.HeadDim:]
+	p, head := &j.pieces[u/j.heads], u%j.heads
+	return j.dst.Host[p.row*j.dst.Width+head*j.group*j.op.HeadDim:]
 }
 
 // Do is one worker's units of the current phase.
@@ -206,7 +216,7 @@ func (j *attendJob) Do(worker, i0, i1 int) {
 			j.append(u/j.op.KVHeads, u%j.op.KVHeads)
 		case wholeRows:
 			if j.fused {
-				j.append(j.pieces[u/j.op.KVHeads].row, u%j.op.KVHeads)
+				j.append(j.pieces[u/j.heads].row, u%j.heads)
 			}
 			q := j.query(u)
 			j.kernel.Attend(j.out(u), j.dst.Width, j.pool, &q, s)

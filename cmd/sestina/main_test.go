@@ -72,7 +72,7 @@ func TestMistakesAreNamedWithTheRightExitCode(t *testing.T) {
 		{"run -m " + tiny + " --ids 1,x", 2, `"x" is not a token id`},
 		{"run -m " + tiny + " --ids 1 hello", 2, "not both"},
 		{"run -m " + tiny + " --output xml hello", 2, "choose text or json"},
-		{"run -m " + tiny + " --attention full hello", 2, "--attention full is not built yet"},
+		{"run -m " + tiny + " --kv-layout contiguous hello", 2, "--kv-layout contiguous is not built yet"},
 		{"run -m " + tiny + " --isa sse hello", 2, `unknown instruction set "sse"`},
 		{"run -m " + tiny + " --top-p 3 hello", 2, "top_p is 3"},
 		{"run -m " + tiny + " --kv-cache-memory-bytes 1X hello", 2, "is not a size"},

@@ -56,6 +56,7 @@ type Query struct {
 	KVHead int
 	Scale  float32
 
+	Full    bool      // write the whole score matrix to memory before it is used: what flash attention avoids; same bits
 	SoftCap float32   // > 0: score = cap·tanh(score/cap)
 	Sinks   []float32 // nil, or per query head a logit that takes part in the denominator only
 }
@@ -116,10 +117,24 @@ type Scratch struct {
 	states  []float32
 	sum     []float32
 	weights []float32
+	flash   page
+	keys    keys
+	full    []page // Query.Full: every pass in every partition at once
+	fullKV  []keys
+}
+
+// page is one pass's scores, then weights, in one partition.
+type page struct {
+	scores [maxRows * scoreStride]float32
+	alpha  [maxRows * alphaStride]float32
+}
+
+// keys is where one head's tiles of one partition lie: in the pool, or packed.
+type keys struct {
+	offsets [tilesPerPartition]int64 // of each tile's K
+	values  int                      // from a tile's K to its V, in bytes
+	pool    []byte
 	packed  []byte
-	scores  [maxRows * scoreStride]float32
-	alpha   [maxRows * alphaStride]float32
-	offsets [tilesPerPartition]int64
 }
 
 func grow[T any](s *[]T, n int) []T {
@@ -138,8 +153,12 @@ func (k *Kernel) Attend(out []float32, stride int, pool []byte, q *Query, s *Scr
 	n := q.Rows * q.Group * k.StateLen()
 	states := grow(&s.states, (end-first)*n)
 	k.transpose(q, s)
-	for part := first; part < end; part++ {
-		k.partition(states[(part-first)*n:][:n], pool, q, part, s)
+	if q.Full {
+		k.full(states, pool, q, s)
+	} else {
+		for part := first; part < end; part++ {
+			k.partition(states[(part-first)*n:][:n], pool, q, part, s)
+		}
 	}
 	k.Combine(out, stride, states, q, s)
 }

@@ -106,6 +106,16 @@ func checkContract(t *testing.T, r *rand.Rand, s *sequence, q *Query) {
 	var first func(i, g int) []float32
 	for _, k := range kernels(t, s.layout) {
 		got := attend(t, k, s, q)
+		q.Full = true
+		full := attend(t, k, s, q)
+		q.Full = false
+		for i := range q.Rows {
+			for g := range q.Group {
+				if !sameBits(got(i, g), full(i, g)) {
+					t.Fatalf("%v %+v: row %d, head %d differs with the full score matrix", k.level, s.layout, i, g)
+				}
+			}
+		}
 		if k.level == simd.Generic {
 			first = got
 			for _, i := range []int{0, q.Rows - 1, r.IntN(q.Rows)} {

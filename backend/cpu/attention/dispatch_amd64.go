@@ -54,17 +54,17 @@ func (k *Kernel) softmax(s, alpha, l []float32, m *float32) {
 
 // values adds p·V to the states of rows [a, b) over tiles t; seen is where the
 // scratch begins, from and to bound the lanes of the first and the last tile.
-func (k *Kernel) values(states []float32, s *Scratch, pool []byte, seen, t tiles, from, to, a, b int) {
+func (k *Kernel) values(states []float32, s *page, kv *keys, seen, t tiles, from, to, a, b int) {
 	if k.level == simd.Generic {
-		k.valuesGeneric(states, s, pool, seen, t, from, to, a, b)
+		k.valuesGeneric(states, s, kv, seen, t, from, to, a, b)
 		return
 	}
 	acc, stride := &states[a*k.StateLen()+16], 4*k.StateLen()
 	p := &s.scores[a*scoreStride+(t.from-seen.from)*Tile]
 	alpha := &s.alpha[a*alphaStride+t.from-seen.from]
 	n, units, rows := t.to-t.from, k.width()/16, b-a
-	at := &s.offsets[t.from]
-	wide := k.level == simd.AVX512
+	at := &kv.offsets[t.from]
+	pool, wide := kv.pool[kv.values:], k.level == simd.AVX512
 	switch {
 	case k.DType == tensor.F16 && wide:
 		valuesF16AVX512(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)

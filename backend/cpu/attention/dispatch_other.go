@@ -10,8 +10,8 @@ func (k *Kernel) scores(s, q []float32, pool []byte, offsets []int64, rows int) 
 
 func (k *Kernel) softmax(s, alpha, l []float32, m *float32) { softmaxGeneric(s, alpha, l, m) }
 
-func (k *Kernel) values(states []float32, s *Scratch, pool []byte, seen, t tiles, from, to, a, b int) {
-	k.valuesGeneric(states, s, pool, seen, t, from, to, a, b)
+func (k *Kernel) values(states []float32, s *page, kv *keys, seen, t tiles, from, to, a, b int) {
+	k.valuesGeneric(states, s, kv, seen, t, from, to, a, b)
 }
 
 func (k *Kernel) accumulate(dst, x []float32, w float32) { accumulateGeneric(dst, x, w) }

@@ -53,10 +53,10 @@ func softmaxGeneric(s, alpha, l []float32, m *float32) {
 }
 
 // valuesGeneric adds p·V of tiles t to rows [a, b) of a pass, whose scratch begins at tile seen.from.
-func (k *Kernel) valuesGeneric(states []float32, s *Scratch, pool []byte, seen, t tiles, from, to, a, b int) {
+func (k *Kernel) valuesGeneric(states []float32, s *page, kv *keys, seen, t tiles, from, to, a, b int) {
 	n := k.StateLen()
 	for i := t.from; i < t.to; i++ {
-		p, at := i-seen.from, s.offsets[i]
+		p, at := i-seen.from, kv.offsets[i]+int64(kv.values)
 		for r := a; r < b; r++ {
 			alpha := s.alpha[r*alphaStride+p]
 			for d := range k.HeadDim {
@@ -69,7 +69,7 @@ func (k *Kernel) valuesGeneric(states []float32, s *Scratch, pool []byte, seen, 
 		}
 		for j := from; j < end; j++ {
 			for d := range k.HeadDim {
-				v := k.element(pool[at:], j*k.width()+d)
+				v := k.element(kv.pool[at:], j*k.width()+d)
 				for r := a; r < b; r++ {
 					acc := &states[r*n+16+d]
 					*acc = f32.FMA(s.scores[r*scoreStride+p*Tile+j], v, *acc)

@@ -23,27 +23,65 @@ func (q *Query) rowTiles(i, part int) tiles {
 
 // partition computes the states of one partition for all rows.
 func (k *Kernel) partition(states []float32, pool []byte, q *Query, part int, s *Scratch) {
-	all := tiles{q.rowTiles(0, part).from, q.rowTiles(q.Rows-1, part).to}
-	if all.empty() {
+	if !k.gather(&s.keys, pool, q, part) {
 		return
-	}
-	var values int // bytes from a tile's K to its V
-	if k.tiled() {
-		values = k.locate(pool, q, part, all, s)
-	} else {
-		pool, values = k.pack(pool, q, part, all, s)
 	}
 	n := k.StateLen()
 	k.passes(q.Rows*q.Group, func(a, b int) {
-		p := pass{k, q, s, part, a, b, states[a*n : b*n]}
+		p := pass{k, q, &s.flash, &s.keys, s.q[a*k.HeadDim:], part, a, b, states[a*n : b*n]}
 		if seen := p.seen(); !seen.empty() {
-			p.run(pool, values, seen)
+			p.score(seen)
+			p.softmaxes(seen)
+			p.weightValues(seen)
 		}
 	})
 }
 
+// full computes the states of all partitions as textbook attention does: all
+// scores, then all weights, then all products, with the score matrix in memory
+// between. The sums are flash attention's own, in its order.
+func (k *Kernel) full(states []float32, pool []byte, q *Query, s *Scratch) {
+	first, end := q.Partitions()
+	rows, n := q.Rows*q.Group, k.StateLen()
+	count := (rows + k.maxRows() - 1) / k.maxRows()
+	pages, kv := grow(&s.full, (end-first)*count), grow(&s.fullKV, end-first)
+	each := func(f func(p *pass, seen tiles)) {
+		for part := first; part < end; part++ {
+			i := 0
+			k.passes(rows, func(a, b int) {
+				of := states[(part-first)*rows*n:]
+				p := pass{k, q, &pages[(part-first)*count+i], &kv[part-first], s.q[a*k.HeadDim:], part, a, b, of[a*n : b*n]}
+				if seen := p.seen(); !seen.empty() {
+					f(&p, seen)
+				}
+				i++
+			})
+		}
+	}
+	for part := first; part < end; part++ {
+		k.gather(&kv[part-first], pool, q, part)
+	}
+	each((*pass).score)
+	each((*pass).softmaxes)
+	each((*pass).weightValues)
+}
+
+// gather finds the tiles of a partition that the query's rows see; false when there are none.
+func (k *Kernel) gather(kv *keys, pool []byte, q *Query, part int) bool {
+	all := tiles{q.rowTiles(0, part).from, q.rowTiles(q.Rows-1, part).to}
+	if all.empty() {
+		return false
+	}
+	if k.tiled() {
+		k.locate(kv, pool, q, part, all)
+	} else {
+		k.pack(kv, pool, q, part, all)
+	}
+	return true
+}
+
 // locate fills the offsets of the head's K in the tiles of a pool.
-func (k *Kernel) locate(pool []byte, q *Query, part int, all tiles, s *Scratch) (values int) {
+func (k *Kernel) locate(kv *keys, pool []byte, q *Query, part int, all tiles) {
 	blockBytes, tileBytes, perBlock := k.BlockBytes(), k.tileBytes(), k.BlockSize/Tile
 	blocks := len(pool) / blockBytes
 	first := part*tilesPerPartition + all.from
@@ -53,18 +91,18 @@ func (k *Kernel) locate(pool []byte, q *Query, part int, all tiles, s *Scratch) 
 		if block < 0 || block >= blocks {
 			panic(fmt.Sprintf("attention: position %d lies in block %d of %d", (part*tilesPerPartition+t)*Tile, block, blocks))
 		}
-		s.offsets[t] = int64(block*blockBytes + in*tileBytes + q.KVHead*k.keyBytes())
+		kv.offsets[t] = int64(block*blockBytes + in*tileBytes + q.KVHead*k.keyBytes())
 		if in++; in == perBlock {
 			i, in = i+1, 0
 		}
 	}
-	return k.KVHeads*k.keyBytes() + q.KVHead*(k.valueBytes()-k.keyBytes())
+	kv.pool, kv.values = pool, k.KVHeads*k.keyBytes()+q.KVHead*(k.valueBytes()-k.keyBytes())
 }
 
 // pack copies the visible keys and values of a token-major pool into tiles.
-func (k *Kernel) pack(pool []byte, q *Query, part int, all tiles, s *Scratch) (packed []byte, values int) {
+func (k *Kernel) pack(kv *keys, pool []byte, q *Query, part int, all tiles) {
 	one := Layout{KVHeads: 1, HeadDim: k.HeadDim, BlockSize: Partition, DType: k.DType}
-	packed = grow(&s.packed, one.BlockBytes())
+	packed := grow(&kv.packed, one.BlockBytes())
 	lo, _ := q.visible(0)
 	from, to := max(part*Partition+all.from*Tile, lo), min(part*Partition+all.to*Tile, q.Pos+q.Rows)
 	if k.size() == 4 {
@@ -72,10 +110,10 @@ func (k *Kernel) pack(pool []byte, q *Query, part int, all tiles, s *Scratch) (p
 	} else {
 		packKeys[uint16](k, one, packed, pool, q, from, to)
 	}
-	for t := range s.offsets {
-		s.offsets[t] = int64(t * one.tileBytes())
+	for t := range kv.offsets {
+		kv.offsets[t] = int64(t * one.tileBytes())
 	}
-	return packed, one.keyBytes()
+	kv.pool, kv.values = packed, one.keyBytes()
 }
 
 // packKeys copies positions [from, to) of one partition from a token-major pool.
@@ -95,7 +133,9 @@ func packKeys[T uint16 | uint32](k *Kernel, one Layout, packed, pool []byte, q *
 type pass struct {
 	*Kernel
 	q      *Query
-	s      *Scratch
+	s      *page
+	kv     *keys
+	rows   []float32 // its scaled queries, transposed
 	part   int
 	a, b   int
 	states []float32
@@ -106,26 +146,33 @@ func (p *pass) seen() tiles {
 	return tiles{p.q.rowTiles(p.a/p.q.Group, p.part).from, p.q.rowTiles((p.b-1)/p.q.Group, p.part).to}
 }
 
-// run computes the states of the pass: scores, softmax, values.
-func (p *pass) run(pool []byte, values int, seen tiles) {
-	rows := p.b - p.a
-	p.scores(p.s.scores[:], p.s.q[p.a*p.HeadDim:], pool, p.s.offsets[seen.from:seen.to], rows)
+// score computes q·Kᵀ of the pass.
+func (p *pass) score(seen tiles) {
+	p.scores(p.s.scores[:], p.rows, p.kv.pool, p.kv.offsets[seen.from:seen.to], p.b-p.a)
 	if p.q.SoftCap > 0 {
 		p.softCap(seen)
 	}
-	for r := range rows {
+}
+
+// softmaxes turns every row's scores into weights.
+func (p *pass) softmaxes(seen tiles) {
+	for r := range p.b - p.a {
 		p.weigh(r, seen)
 	}
-	v := pool[values:]
+}
+
+// weightValues adds p·V: rows together over the tiles that all of them see
+// whole, position by position over the others.
+func (p *pass) weightValues(seen tiles) {
 	both := p.common(seen)
 	first, last := p.a/p.q.Group, (p.b-1)/p.q.Group
 	if first == last || both.empty() {
-		p.positions(v, seen, tiles{0, tilesPerPartition})
+		p.positions(seen, tiles{0, tilesPerPartition})
 		return
 	}
-	p.positions(v, seen, tiles{0, both.from})
-	p.values(p.states, p.s, v, seen, both, 0, Tile, 0, rows)
-	p.positions(v, seen, tiles{both.to, tilesPerPartition})
+	p.positions(seen, tiles{0, both.from})
+	p.values(p.states, p.s, p.kv, seen, both, 0, Tile, 0, p.b-p.a)
+	p.positions(seen, tiles{both.to, tilesPerPartition})
 }
 
 // state is row r's; rows count from 0 in a pass.
@@ -175,7 +222,7 @@ func (p *pass) common(seen tiles) tiles {
 
 // positions adds p·V of the tiles within limits, one position's rows at a time:
 // they see the same keys.
-func (p *pass) positions(v []byte, seen, limits tiles) {
+func (p *pass) positions(seen, limits tiles) {
 	for a := p.a; a < p.b; {
 		i := a / p.q.Group
 		b := min((i+1)*p.q.Group, p.b)
@@ -189,7 +236,7 @@ func (p *pass) positions(v []byte, seen, limits tiles) {
 			to = Tile
 		}
 		if !cut.empty() {
-			p.values(p.states, p.s, v, seen, cut, from, to, a-p.a, b-p.a)
+			p.values(p.states, p.s, p.kv, seen, cut, from, to, a-p.a, b-p.a)
 		}
 		a = b
 	}
