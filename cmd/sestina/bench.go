@@ -52,6 +52,7 @@ must read over its time, as a share of one thread's read bandwidth. The last lin
 	fs.IntVar(&c.Streams, "streams", 1, "requests at once")
 	fs.IntVar(&c.Depth, "depth", 0, "tokens of context in the cache before the prompt")
 	fs.IntVar(&c.Reps, "reps", 5, "repetitions, after one that is not counted")
+	cmd.AddCommand(newBenchServe())
 	return cmd
 }
 
