@@ -149,7 +149,7 @@ func TestWhatCannotFitIsRefused(t *testing.T) {
 }
 
 func TestCancelledGenerationEndsAndFreesItsBlocks(t *testing.T) {
-	llm := openTiny(t, sestina.Options{})
+	llm := openTiny(t, sestina.Options{Backend: "ref"}) // slow enough to be cancelled
 	ctx, cancel := context.WithCancel(context.Background())
 	n := 0
 	for d, err := range llm.Generate(ctx, "hello", sestina.GenerateOptions{Sampling: greedy()}) {
@@ -164,7 +164,7 @@ func TestCancelledGenerationEndsAndFreesItsBlocks(t *testing.T) {
 		}
 	}
 	cancel()
-	if n < 5 || n > 2000 {
+	if n < 5 || n > 1000 {
 		t.Errorf("%d tokens before the cancellation took effect", n)
 	}
 }
