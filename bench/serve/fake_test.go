@@ -148,7 +148,7 @@ func (f *fakeServer) stream(w http.ResponseWriter, ctx context.Context, n int, r
 	send("data: [DONE]\n\n")
 }
 
-// texts is the answer's pieces, one a token: by default a hash-free echo of the length.
+// texts is the answer's pieces, one a token: by default made of the prompt and the position.
 func (f *fakeServer) texts(n int, r fakeRequest) ([]string, []int32) {
 	if f.answer != nil {
 		return f.answer(n, r)

@@ -46,7 +46,7 @@ func TestArrivalMoments(t *testing.T) {
 	}
 }
 
-// The variate before scaling has the right mean too, and shape 0.5 is χ²₁/1: P(X < 1) = erf(√½).
+// The variate before scaling has the right mean too, and twice a variate of shape 0.5 is χ²₁, so below 1 with P = erf(√½).
 func TestGammaDistribution(t *testing.T) {
 	const n = 200_000
 	c := testConfig()
