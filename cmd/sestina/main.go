@@ -73,7 +73,8 @@ func commandPath(cmd *cobra.Command) string {
 	if cmd == nil || !cmd.HasParent() {
 		return ""
 	}
-	return cmd.Name() + " "
+	_, path, _ := strings.Cut(cmd.CommandPath(), " ")
+	return path + " "
 }
 
 func newRoot() *cobra.Command {
