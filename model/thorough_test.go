@@ -1,0 +1,5 @@
+//go:build real
+
+package model_test
+
+func init() { thorough = true }
