@@ -118,7 +118,7 @@ func (l *LLM) GenerateIDs(ctx context.Context, ids []int32, opt GenerateOptions)
 				yield(Delta{}, ErrNoTokenizer)
 				return
 			}
-			req.Stop = func(int) batch.StopChecker { return stopChecker{l.newText(opt)} }
+			req.Stop = func(int) batch.StopChecker { return l.newText(opt) }
 		}
 		h, err := l.Engine.Submit(ctx, req)
 		if err != nil {
@@ -133,7 +133,7 @@ func (l *LLM) GenerateIDs(ctx context.Context, ids []int32, opt GenerateOptions)
 				d := Delta{Tokens: o.Tokens, Text: text.push(o.Tokens)}
 				if o.Finish != batch.NotFinished {
 					finish = o.Finish
-					d.Text += text.flush()
+					d.Text += text.Flush()
 				}
 				if o.Err != nil {
 					yield(d, o.Err)
