@@ -8,7 +8,7 @@
 // An operation is one or two parallel loops over the team; worker 0 is the
 // caller. What a loop's share computes depends on the share's indices alone, so
 // the thread count, stealing and the number of rows never change a bit
-// (TestRowsAreIndependent in backend/backendtest).
+// (TestConformance, by backend/backendtest).
 package cpu
 
 import (

@@ -39,8 +39,13 @@ const (
 // ownRows is how many rows a worker rather prepares itself than waits for.
 const ownRows = 2
 
-// chunkFloats bounds a worker's scratch of outputs: 128 KiB.
-const chunkFloats = 32 << 10
+// Many rows are taken in blocks of rowBlock against pieces of at most maxPanels:
+// the block's activations (64 rows of 1,536 as int8: 196 KiB) and the piece's
+// weights stay in the second-level cache while each is used against the other.
+const (
+	rowBlock  = 64
+	maxPanels = 16
+)
 
 // Linear writes dst = epilogue(W·norm(x) + bias).
 func (b *Backend) Linear(dst, x backend.Rows, op *backend.Linear) {
@@ -98,7 +103,10 @@ func grow[T any](s []T, n int) []T {
 // little, small enough that both ends of the loop stay busy.
 func (j *linearJob) grain() int {
 	per := j.units / (8 * j.b.team.Threads())
-	return max(1, min(per, chunkFloats/(matmul.PanelRows*j.x.N*2)))
+	if j.x.N > rowBlock {
+		per = min(per, maxPanels)
+	}
+	return max(1, per)
 }
 
 // Do is one worker's piece of the current phase.
@@ -149,11 +157,21 @@ func (j *linearJob) prepare(set, i int) {
 	}
 }
 
-// multiply computes panels [p0, p1) of m for all rows into out, [rows][stride].
-func (j *linearJob) multiply(worker, set int, m *matrix, p0, p1 int, out []float32, stride int) {
+// rows is a block of rows, [from, from+n).
+type rows struct{ from, n int }
+
+// eachBlock calls f for blocks of at most rowBlock rows.
+func (j *linearJob) eachBlock(f func(r rows)) {
+	for from := 0; from < j.x.N; from += rowBlock {
+		f(rows{from, min(rowBlock, j.x.N-from)})
+	}
+}
+
+// multiply computes panels [p0, p1) of m for a block of rows into out, [rows][stride].
+func (j *linearJob) multiply(worker, set int, m *matrix, p0, p1 int, r rows, out []float32, stride int) {
 	s := &j.b.scratch[worker]
 	if m.int8 {
-		j.b.kernels.MulInt8(out, stride, m.Packed, p0, p1-p0, j.act[set], j.x.N)
+		j.b.kernels.MulInt8(out, stride, m.Packed, p0, p1-p0, j.act[set][r.from*matmul.ActBytes(j.x.Width):], r.n)
 		return
 	}
 	x := j.x.Host
@@ -161,31 +179,34 @@ func (j *linearJob) multiply(worker, set int, m *matrix, p0, p1 int, out []float
 		x = j.norm[set]
 	}
 	s.wide = grow(s.wide, m.ScratchLen())
-	j.b.kernels.MulF32(out, stride, m.Packed, p0, p1-p0, x, j.x.Width, j.x.N, s.wide)
+	j.b.kernels.MulF32(out, stride, m.Packed, p0, p1-p0, x[r.from*j.x.Width:], j.x.Width, r.n, s.wide)
 }
 
 // matrix computes panels [p0, p1) of matrix i, whose outputs begin at column col of dst.
 func (j *linearJob) matrix(worker, set, i int, m *matrix, col, p0, p1 int) {
 	first, last := p0*matmul.PanelRows, min(p1*matmul.PanelRows, m.Rows)
 	bias := j.bias(i)
-	if j.op.Epilogue == backend.Store && bias == nil && last == p1*matmul.PanelRows {
-		j.multiply(worker, set, m, p0, p1, j.dst.Host[col+first:], j.dst.Width)
-		return
-	}
+	direct := j.op.Epilogue == backend.Store && bias == nil && last == p1*matmul.PanelRows
 	s, stride := &j.b.scratch[worker], (p1-p0)*matmul.PanelRows
-	s.out = grow(s.out, j.x.N*stride)
-	j.multiply(worker, set, m, p0, p1, s.out, stride)
-	for r := range j.x.N {
-		y, dst := s.out[r*stride:][:last-first], j.dst.Row(r)[col+first:col+last]
-		if bias != nil {
-			simd.Add(y, bias[first:last])
+	j.eachBlock(func(r rows) {
+		if direct {
+			j.multiply(worker, set, m, p0, p1, r, j.dst.Host[r.from*j.dst.Width+col+first:], j.dst.Width)
+			return
 		}
-		if j.op.Epilogue == backend.Add {
-			simd.Add(dst, y)
-		} else {
-			copy(dst, y)
+		s.out = grow(s.out, r.n*stride)
+		j.multiply(worker, set, m, p0, p1, r, s.out, stride)
+		for k := range r.n {
+			y, dst := s.out[k*stride:][:last-first], j.dst.Row(r.from + k)[col+first:col+last]
+			if bias != nil {
+				simd.Add(y, bias[first:last])
+			}
+			if j.op.Epilogue == backend.Add {
+				simd.Add(dst, y)
+			} else {
+				copy(dst, y)
+			}
 		}
-	}
+	})
 }
 
 // swiglu computes panels [p0, p1) of both matrices and dst = SiLU(gate)·up.
@@ -193,21 +214,23 @@ func (j *linearJob) swiglu(worker, set, p0, p1 int) {
 	gate, up := j.op.W[0].(*matrix), j.op.W[1].(*matrix)
 	first, last := p0*matmul.PanelRows, min(p1*matmul.PanelRows, gate.Rows)
 	s, stride := &j.b.scratch[worker], (p1-p0)*matmul.PanelRows
-	s.out = grow(s.out, 2*j.x.N*stride)
-	g, u := s.out[:j.x.N*stride], s.out[j.x.N*stride:]
-	j.multiply(worker, set, gate, p0, p1, g, stride)
-	j.multiply(worker, set, up, p0, p1, u, stride)
 	gb, ub := j.bias(0), j.bias(1)
-	for r := range j.x.N {
-		gr, ur := g[r*stride:][:last-first], u[r*stride:][:last-first]
-		if gb != nil {
-			simd.Add(gr, gb[first:last])
+	j.eachBlock(func(r rows) {
+		s.out = grow(s.out, 2*r.n*stride)
+		g, u := s.out[:r.n*stride], s.out[r.n*stride:]
+		j.multiply(worker, set, gate, p0, p1, r, g, stride)
+		j.multiply(worker, set, up, p0, p1, r, u, stride)
+		for k := range r.n {
+			gr, ur := g[k*stride:][:last-first], u[k*stride:][:last-first]
+			if gb != nil {
+				simd.Add(gr, gb[first:last])
+			}
+			if ub != nil {
+				simd.Add(ur, ub[first:last])
+			}
+			simd.SiLUMul(j.dst.Row(r.from + k)[first:last], gr, ur)
 		}
-		if ub != nil {
-			simd.Add(ur, ub[first:last])
-		}
-		simd.SiLUMul(j.dst.Row(r)[first:last], gr, ur)
-	}
+	})
 }
 
 func (j *linearJob) bias(i int) []float32 {
