@@ -56,7 +56,7 @@ var avx512Kernels = &Kernels{
 			{2, 1, int8Q51x2x1AVX512}, {1, 1, int8Q51x1x1AVX512},
 		},
 		tensor.Q8_0: {
-			{6, 2, int8Q80x6x2AVX512}, {6, 1, int8Q80x6x1AVX512}, {4, 2, int8Q80x4x2AVX512}, {4, 1, int8Q80x4x1AVX512},
+			{6, 2, int8Q80x6x2AVX512}, {6, 1, int8Q80x6x1AVX512}, {4, 1, int8Q80x4x1AVX512},
 			{2, 1, int8Q80x2x1AVX512}, {1, 1, int8Q80x1x1AVX512},
 		},
 		tensor.Q4_K: {

@@ -82,9 +82,6 @@ func int8Q80x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q80x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
 func int8Q80x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// int8Q80x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
-func int8Q80x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
-
 // int8Q80x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q80x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 

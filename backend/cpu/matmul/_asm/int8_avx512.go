@@ -13,22 +13,24 @@ import (
 // all rows of the tile.
 func int8AVX512() {
 	for _, f := range formats {
-		tiles := zInt8Tiles
-		if f.q6() {
-			tiles = zQ6Tiles
-		}
-		for _, t := range tiles {
+		for _, t := range f.zTiles() {
 			(&zKernel{format: f, m: t[0], panels: t[1]}).write()
 		}
 	}
 }
 
-// Tiles are rows and panels. Two panels share the broadcasts, which halves the loads; the sums and accumulators of 6 × 2
-// leave eight of 32 registers. Q6_K needs two sums. One or two rows wait for memory, which is read fastest front to back.
-var (
-	zInt8Tiles = [][2]int{{6, 2}, {6, 1}, {4, 2}, {4, 1}, {2, 1}, {1, 1}}
-	zQ6Tiles   = [][2]int{{8, 1}, {4, 2}, {4, 1}, {2, 1}, {1, 1}}
-)
+// zTiles are rows and panels, most first. Two panels share the broadcasts, which halves the loads; the sums and accumulators
+// of 6 × 2 leave eight of 32 registers. One or two rows wait for memory, which is read fastest front to back; so do four
+// rows of Q8_0.
+func (f format) zTiles() [][2]int {
+	switch {
+	case f.q6(): // needs two sums
+		return [][2]int{{8, 1}, {4, 2}, {4, 1}, {2, 1}, {1, 1}}
+	case f.lines == 8:
+		return [][2]int{{6, 2}, {6, 1}, {4, 1}, {2, 1}, {1, 1}}
+	}
+	return [][2]int{{6, 2}, {6, 1}, {4, 2}, {4, 1}, {2, 1}, {1, 1}}
+}
 
 type zKernel struct {
 	format
@@ -121,7 +123,6 @@ func (z *zKernel) group() {
 }
 
 func (z *zKernel) block() {
-	z.w.prefetch(z.blockBytes())
 	sums := z.dots()
 	for p := range z.panels {
 		d, m := z.scales(p)
@@ -188,6 +189,7 @@ func (z *zKernel) partial(neg, from, to int) (sums [][]VecVirtual) {
 		}
 	}
 	for v := from; v < to; v++ {
+		z.w.prefetchPart(z.blockBytes(), v, 8) // not all at once: they would queue
 		var w []VecVirtual
 		for p := range z.panels {
 			w = append(w, z.unpack(p, v))

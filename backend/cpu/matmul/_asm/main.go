@@ -187,8 +187,12 @@ func (s *stream) advance(n int) {
 
 // prefetch asks for what will be read: of one panel the n bytes that are far ahead; while several panels are read side by
 // side, the next ones from front to back, into the second-level cache.
-func (s *stream) prefetch(n int) {
-	for at := 0; at < n*len(s.w); at += 64 {
+func (s *stream) prefetch(n int) { s.prefetchPart(n, 0, 1) }
+
+// prefetchPart is part number part of so many of prefetch.
+func (s *stream) prefetchPart(n, part, parts int) {
+	lines := (n*len(s.w) + 63) / 64
+	for at := 64 * (lines * part / parts); at < 64*(lines*(part+1)/parts); at += 64 {
 		if s.ahead == nil {
 			PREFETCHT0(s.at(0, far+at))
 		} else {
