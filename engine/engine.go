@@ -225,7 +225,10 @@ func (e *Engine) schedule() (step *batch.Step) {
 		e.sched.SetStepBudget(func(n int) time.Duration { return time.Duration(n) }, time.Duration(rows))
 	}
 	e.began = time.Now()
-	err := guard(func() { step = e.sched.Schedule(e.now()) })
+	err := guard(func() {
+		step = e.sched.Schedule(e.now())
+		e.fail.schedule()
+	})
 	if err == nil && step == nil {
 		err = fmt.Errorf("no step although %d sequences are unfinished", len(e.live))
 	}
@@ -243,18 +246,28 @@ func (e *Engine) schedule() (step *batch.Step) {
 }
 
 // update commits the step. If the scheduler's books break while it does, what
-// was committed stands, what was drawn and not committed ends with an error, and
-// the rest is computed again.
+// was committed stands, the sequence that it broke at ends with an error, and the
+// others are computed again; what was drawn for them is kept, as drawing has told
+// samplers and stop checks.
 func (e *Engine) update(step *batch.Step) {
-	err := guard(func() { e.sched.Update(step, e.result) })
+	err := guard(func() {
+		e.fail.update(step, e.result)
+		e.sched.Update(step, e.result)
+	})
 	if err == nil {
 		e.setbacks = 0
 		return
 	}
+	culprit := true
 	for i := range step.Seqs {
 		seq, res := step.Seqs[i].Seq, &e.result[i]
-		if len(seq.Tokens) != e.lengths[i]+len(res.Tokens) {
+		switch committed := len(seq.Tokens) == e.lengths[i]+len(res.Tokens); {
+		case !committed && culprit:
 			*res = batch.Result{Finish: batch.FinishError, Err: errInternal}
+			culprit = false
+		case !committed:
+			e.live[seq.ID].again = &batch.Result{Tokens: res.Tokens, Finish: res.Finish}
+			*res = batch.Result{}
 		}
 		if res.Finish != batch.NotFinished {
 			e.sched.Abort(seq.ID)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"time"
 
 	"sestina/backend"
 	"sestina/backend/ref"
@@ -23,17 +24,29 @@ const (
 	vocab = 224
 )
 
-// setup is a tiny model with a pool and options, as tests vary them.
+// setup is a model with a pool and options, as tests vary them.
 type setup struct {
+	tiny              bool // the tiny llama instead of the hash model
+	delay             func(rows int) time.Duration
 	blocks, blockSize int
 	opt               Options
 	fail              failpoints
 }
 
-// open starts an engine on the tiny model; it is closed and its pool checked
+// open starts an engine; it is closed and its pool checked
 // when the test ends.
 func (s setup) open(t testing.TB) *Engine {
 	t.Helper()
+	e, err := s.unchecked(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeChecked(t, e) })
+	return e
+}
+
+// unchecked starts an engine that the test closes itself.
+func (s setup) unchecked(t testing.TB) (*Engine, error) {
 	if s.blockSize == 0 {
 		s.blockSize = 16
 	}
@@ -44,14 +57,20 @@ func (s setup) open(t testing.TB) *Engine {
 		s.opt.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	s.opt.BlockSize = s.blockSize
-	e, err := prepare(newRunner(t, s.blocks, s.blockSize), s.blocks, s.opt)
+	r, err := newHashRunner(s.blocks, s.blockSize, s.delay)
+	if s.tiny {
+		r = newTinyRunner(t, s.blocks, s.blockSize)
+	}
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
+	}
+	e, err := prepare(r, s.blocks, s.opt)
+	if err != nil {
+		return nil, err
 	}
 	e.fail = s.fail
 	go e.loop()
-	t.Cleanup(func() { closeChecked(t, e) })
-	return e
+	return e, nil
 }
 
 // closeChecked closes an engine and looks at what is left.
@@ -69,7 +88,7 @@ func closeChecked(t testing.TB, e *Engine) {
 	}
 }
 
-func newRunner(t testing.TB, blocks, blockSize int) *runner.ModelRunner {
+func newTinyRunner(t testing.TB, blocks, blockSize int) *runner.ModelRunner {
 	t.Helper()
 	c, err := checkpoint.Open(tiny)
 	if err != nil {
@@ -150,7 +169,7 @@ func (a *answer) equal(b *answer) bool {
 // The engine's greedy answers are transformers'.
 func TestGreedyEqualsTransformers(t *testing.T) {
 	golden := datatest.Safetensors(t, tiny+"/golden.safetensors")
-	e := setup{}.open(t)
+	e := setup{tiny: true}.open(t)
 	ids, want := golden["seq0.input_ids"].I32, golden["seq0.greedy_ids"].I32
 	p := batch.Greedy()
 	p.IgnoreEOS = true

@@ -17,6 +17,7 @@ type stream struct {
 	sampler *sampler.Sampler
 	handle  *Handle
 	drawn   sampler.Sample // between sample and emit
+	again   *batch.Result  // drawn before, but not committed: to be committed when it is computed again
 }
 
 // errInternal is what a client hears of a panic; the log has the rest.
@@ -58,7 +59,7 @@ func (e *Engine) run(step *batch.Step) (out runner.Output, err error) {
 	panicked := guard(func() {
 		if err = e.fail.run(step); err == nil {
 			out = e.runner.Run(step)
-			e.fail.spoil(step, out)
+			e.fail.logits(step, out)
 		}
 	})
 	if err = errors.Join(err, panicked); err == nil {
@@ -89,6 +90,10 @@ func (e *Engine) postprocess(seqs []batch.Scheduled, out runner.Output, err erro
 
 // sample draws one sequence's next token. What goes wrong here is that sequence's alone.
 func (e *Engine) sample(st *stream, logits []float32) (res batch.Result) {
+	if st.again != nil {
+		res, st.again = *st.again, nil
+		return res
+	}
 	var err error
 	panicked := guard(func() {
 		e.fail.sample(st.seq)
@@ -142,31 +147,5 @@ func (e *Engine) rebuild(cause error) {
 	e.sched.Rebuild()
 	if err := e.sched.Check(); err != nil {
 		panic(err)
-	}
-}
-
-// failpoints are hooks that tests set to make things fail; nil otherwise.
-type failpoints struct {
-	onRun    func(step *batch.Step) error
-	onLogits func(step *batch.Step, out runner.Output)
-	onSample func(seq *batch.Sequence)
-}
-
-func (f *failpoints) run(step *batch.Step) error {
-	if f.onRun == nil {
-		return nil
-	}
-	return f.onRun(step)
-}
-
-func (f *failpoints) spoil(step *batch.Step, out runner.Output) {
-	if f.onLogits != nil {
-		f.onLogits(step, out)
-	}
-}
-
-func (f *failpoints) sample(seq *batch.Sequence) {
-	if f.onSample != nil {
-		f.onSample(seq)
 	}
 }
