@@ -413,6 +413,28 @@ func TestMisusePanics(t *testing.T) {
 	}
 }
 
+// TestNothingAllocates: kernels run for every token.
+func TestNothingAllocates(t *testing.T) {
+	for _, isa := range Supported() {
+		k, _ := For(isa)
+		for _, dt := range DTypes() {
+			fx := newFixture(t, 1, dt, 48, 256, 7, ordinary)
+			out, row, scratch := make([]float32, 7*48), make([]float32, 256), make([]float32, fx.packed.ScratchLen())
+			act := make([]byte, ActBytes(256))
+			if n := testing.AllocsPerRun(3, func() {
+				if dt.Quantized() {
+					k.MulInt8(out, 48, fx.packed, 0, 3, fx.act, 7)
+				}
+				k.MulF32(out, 48, fx.packed, 0, 3, fx.x, 256, 7, scratch)
+				k.QuantizeRow(act, row)
+				fx.packed.Row(40, row)
+			}); n != 0 {
+				t.Errorf("%v %v: %v allocations", isa, dt, n)
+			}
+		}
+	}
+}
+
 // FuzzShapes: any shape, any part of the rows and panels.
 func FuzzShapes(f *testing.F) {
 	f.Add(uint64(1), uint8(3), uint8(40), uint8(2), uint8(5), uint8(1), uint8(0), uint8(2))

@@ -49,8 +49,6 @@ const (
 func main() {
 	family := flag.String("family", "", "int8avx512, int8avx2, float or convert")
 	families := map[string]func(){"int8avx512": int8AVX512, "int8avx2": int8AVX2, "float": float, "convert": convert}
-	// avo parses the flags in Generate; this one is needed before.
-	flag.CommandLine.Init(flag.CommandLine.Name(), flag.ExitOnError)
 	flag.Parse()
 	generate := families[*family]
 	if generate == nil {
@@ -201,6 +199,7 @@ func (s *stream) prefetchPart(n, part, parts int) {
 	}
 }
 
+// vectors takes n registers.
 func vectors(n int, register func() VecVirtual) (v []VecVirtual) {
 	for range n {
 		v = append(v, register())
