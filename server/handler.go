@@ -105,7 +105,9 @@ func (s *Server) wrap(mux http.Handler) http.Handler {
 			}
 		}()
 		tenant, known := s.keys.find(r.Header.Get("Authorization"))
-		c.tenant = tenant
+		if c.tenant = tenant; known {
+			c.note(slog.Int("tenant", tenant))
+		}
 		switch {
 		case !s.hosts.Load().allows(r.Host):
 			s.answerError(rec, c, errHost)
@@ -139,9 +141,6 @@ func (s *Server) ended(w *statusWriter, r *http.Request, c *call, panicked any, 
 	}
 	attrs := append([]slog.Attr{slog.String("request_id", c.id), slog.String("method", r.Method), slog.String("path", clip(r.URL.Path)),
 		slog.Int("status", status), slog.Float64("ms", ms(took))}, c.attrs...)
-	if !s.keys.open() {
-		attrs = append(attrs, slog.Int("tenant", c.tenant))
-	}
 	if c.err != nil {
 		attrs = append(attrs, slog.String("error", c.err.Message))
 	}
