@@ -44,6 +44,25 @@ func (p *Rope) validate() error {
 	if p.Type != "linear" && p.Original < 1 {
 		return fmt.Errorf("config: rope type %q needs original_max_position_embeddings", p.Type)
 	}
+	if p.Type == "yarn" {
+		return p.validateYarn()
+	}
+	return nil
+}
+
+// validateYarn keeps the ramp's logarithms and the scale finite.
+func (p *Rope) validateYarn() error {
+	for _, f := range []struct {
+		name string
+		v    float64
+	}{{"beta_fast", p.BetaFast}, {"beta_slow", p.BetaSlow}, {"attention scale", p.Scale}} {
+		if !(f.v > 0 && f.v < 1e6) {
+			return fmt.Errorf("config: yarn %s %v must be in (0, 1e6)", f.name, f.v)
+		}
+	}
+	if p.Theta <= 1 {
+		return fmt.Errorf("config: yarn needs a rope theta above 1, not %v", p.Theta)
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ package decoder
 
 import (
 	"fmt"
+	"math"
 
 	"sestina/checkpoint"
 )
@@ -65,8 +66,8 @@ func (s *Spec) Validate() error {
 		return fmt.Errorf("config: %d heads of %d are too wide", s.Heads, s.HeadDim)
 	case s.Rope.Dim%2 != 0 || s.Rope.Dim < 2 || s.Rope.Dim > s.HeadDim:
 		return fmt.Errorf("config: rotary width %d must be even and at most the head dim %d", s.Rope.Dim, s.HeadDim)
-	case !(s.Rope.Theta > 0):
-		return fmt.Errorf("config: rope theta %v must be positive", s.Rope.Theta)
+	case !(s.Rope.Theta >= 1) || math.IsInf(s.Rope.Theta, 0):
+		return fmt.Errorf("config: rope theta %v must be at least 1 and finite", s.Rope.Theta)
 	case !(s.NormEps >= 0 && s.NormEps < 1):
 		return fmt.Errorf("config: norm epsilon %v must be in [0, 1)", s.NormEps)
 	case s.Window < 0:
