@@ -7,15 +7,15 @@ import (
 	"strings"
 	"time"
 
+	"sestina/backend/cpu/matmul"
 	"sestina/internal/arena"
-	"sestina/internal/simd"
 )
 
 // readBuffer is memory of the weights' size, read to find the bandwidth that
 // one thread reaches: the ceiling that MBU is measured against.
 type readBuffer struct {
 	region *arena.Region
-	floats []float32
+	data   []byte
 }
 
 func newReadBuffer(bytes uint64) readBuffer {
@@ -23,11 +23,11 @@ func newReadBuffer(bytes uint64) readBuffer {
 	if err != nil {
 		return readBuffer{}
 	}
-	f := arena.View[float32](r.Bytes())
-	for i := range f {
-		f[i] = float32(i & 1023) // every page is touched: no shared zero page
+	data := r.Bytes()
+	for i := range data {
+		data[i] = byte(i) // every page is touched: no shared zero page
 	}
-	return readBuffer{r, f}
+	return readBuffer{r, data}
 }
 
 func (b readBuffer) close() {
@@ -40,24 +40,19 @@ func (b readBuffer) close() {
 const readPasses = 7
 
 // bandwidth is the median of several passes over the buffer, in bytes per
-// second, on this one thread. A pass keeps the largest value, which costs one
-// instruction per load.
+// second, on this one thread, by the loop that does nothing but read.
 func (b readBuffer) bandwidth() float64 {
-	if len(b.floats) == 0 {
+	if len(b.data) == 0 {
 		return 0
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	const piece = 256 << 10 // floats: 1 MiB a call, so that Go can stop between calls
+	kernels := matmul.Best()
 	var passes []float64
 	for range readPasses {
 		begin := time.Now()
-		for rest := b.floats; len(rest) > 0; {
-			n := min(piece, len(rest))
-			simd.Max(rest[:n])
-			rest = rest[n:]
-		}
-		passes = append(passes, float64(len(b.floats))*4/time.Since(begin).Seconds())
+		kernels.Read(b.data)
+		passes = append(passes, float64(len(b.data))/time.Since(begin).Seconds())
 	}
 	return median(passes)
 }
