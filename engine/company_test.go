@@ -189,7 +189,7 @@ func TestAnswersInCompanyEqualAnswersAlone(t *testing.T) {
 
 // The same with real arithmetic.
 func TestTinyModelInCompanyEqualsItselfAlone(t *testing.T) {
-	reqs := workload(8, 8)
+	reqs := workload(8, 6)
 	want := answersAlone(t, reqs, true)
 	for _, c := range companies[:2] {
 		t.Run(c.name, func(t *testing.T) { c.test(t, reqs, want, true) })

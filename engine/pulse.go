@@ -24,7 +24,7 @@ const deadAfter = 10
 
 func (p *pulse) init(e *Engine) {
 	p.engine = e
-	p.timer = time.AfterFunc(time.Hour, p.alarm)
+	p.timer = time.AfterFunc(time.Hour, func() { guard(p.alarm) })
 	p.timer.Stop()
 }
 

@@ -117,9 +117,9 @@ func TestPromptsDoNotStallRunningStreams(t *testing.T) {
 	run := func(t *testing.T, most int) (p99 float64, ttft time.Duration) {
 		synctest.Test(t, func(t *testing.T) {
 			var gaps []time.Duration
-			measuring := false
+			var measuring atomic.Bool
 			obs := &Observer{TokenGap: func(d time.Duration) {
-				if measuring {
+				if measuring.Load() {
 					gaps = append(gaps, d)
 				}
 			}}
@@ -129,7 +129,7 @@ func TestPromptsDoNotStallRunningStreams(t *testing.T) {
 				streams = append(streams, submit(t, e, Request{Prompt: []int32{5}, MaxTokens: 2000, Sampling: endless()}))
 			}
 			time.Sleep(time.Second)
-			measuring = true
+			measuring.Store(true)
 			for range 3 {
 				prompt := make([]int32, 1500)
 				for i := range prompt {
