@@ -1,0 +1,6 @@
+// Package all registers every proposer. Import it for its side effect.
+package all
+
+import (
+	_ "sestina/spec/ngram"
+)

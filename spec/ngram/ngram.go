@@ -1,0 +1,190 @@
+// Package ngram proposes what followed the last time: prompt lookup (Saxena
+// 2023; Yang et al. 2023, "Inference with Reference"). The end of the sequence is
+// looked up in the sequence itself, prompt and output, and in what earlier
+// sequences of the same salt said; the tokens after the longest match are the draft.
+// It costs no model and pays where text repeats: code edits, quotations,
+// structured output, multi-turn chat.
+//
+// # Memory and time
+//
+// Per sequence 12 bytes a token, between 3 KiB and 12·MaxTokens (1.5 MiB for
+// 131,072; the older text is forgotten first). Per salt one pool of 12·PoolTokens
+// bytes, at most Pools of them, the least recently used goes. Indexing and search
+// are constant per token (index.go); a sequence is indexed when it is first asked
+// about, so plain decoding pays nothing. On one core of a server CPU:
+// see BenchmarkCommit and BenchmarkPropose.
+//
+// Salts separate tenants as they do for prefix-cache blocks: what one says never
+// shows in the drafts, and so in the timing, of another.
+package ngram
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/bits"
+
+	"sestina/batch"
+	"sestina/spec"
+)
+
+// Config is set by the method's options. Zero values mean the defaults.
+type Config struct {
+	MinMatch   int `json:"prompt_lookup_min"` // shortest match that is believed; default 2, see TestMinMatch
+	MaxTokens  int `json:"max_tokens"`        // tokens of a sequence that are indexed; default 131072
+	PoolTokens int `json:"pool_tokens"`       // tokens kept per salt of ended sequences; default 65536, -1 = no pool
+	Pools      int `json:"pools"`             // salts that have a pool; default 16
+}
+
+func init() { spec.Register("ngram", build) }
+
+func build(r spec.Resources) (spec.Proposer, error) {
+	var cfg Config
+	if r.Options != nil {
+		d := json.NewDecoder(bytes.NewReader(r.Options))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&cfg); err != nil {
+			return nil, fmt.Errorf("ngram: options %s: %v; known are prompt_lookup_min, max_tokens, pool_tokens, pools", r.Options, err)
+		}
+	}
+	return New(cfg)
+}
+
+// Proposer is the n-gram proposer.
+type Proposer struct {
+	cfg    Config
+	seqs   map[int64]*history
+	pools  map[string]*pool
+	clock  uint64
+	drafts []spec.Draft
+	tokens []int32
+}
+
+// history is one sequence's index of its own tokens.
+type history struct {
+	index
+	read int // of seq.Tokens
+}
+
+// pool is what ended sequences of one salt said.
+type pool struct {
+	index
+	used uint64
+}
+
+// New makes a proposer; the error names the setting that is out of range.
+func New(cfg Config) (*Proposer, error) {
+	set := func(v *int, def int) {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	set(&cfg.MinMatch, 2)
+	set(&cfg.MaxTokens, 1<<17)
+	set(&cfg.PoolTokens, 1<<16)
+	set(&cfg.Pools, 16)
+	if cfg.MinMatch < 1 || cfg.MinMatch > 16 {
+		return nil, fmt.Errorf("ngram: prompt_lookup_min is %d, must be between 1 and 16", cfg.MinMatch)
+	}
+	if cfg.MaxTokens < leastCap || cfg.MaxTokens > 1<<24 || cfg.PoolTokens > 1<<24 || cfg.Pools < 0 || cfg.Pools > 1<<16 {
+		return nil, fmt.Errorf("ngram: max_tokens %d, pool_tokens %d, pools %d; must be %d to 2^24, -1 to 2^24, 0 to 65536",
+			cfg.MaxTokens, cfg.PoolTokens, cfg.Pools, leastCap)
+	}
+	cfg.MaxTokens = powerOfTwo(cfg.MaxTokens)
+	return &Proposer{cfg: cfg, seqs: map[int64]*history{}, pools: map[string]*pool{}}, nil
+}
+
+// powerOfTwo rounds down, to leastCap at least.
+func powerOfTwo(n int) int { return max(leastCap, 1<<(bits.Len(uint(n))-1)) }
+
+// Name implements spec.Proposer.
+func (p *Proposer) Name() string { return "ngram" }
+
+// Propose implements spec.Proposer.
+func (p *Proposer) Propose(seqs []*batch.Sequence, k []int) ([]spec.Draft, error) {
+	p.drafts, p.tokens = p.drafts[:0], p.tokens[:0]
+	for i, seq := range seqs {
+		from := len(p.tokens)
+		length := p.propose(seq, k[i])
+		p.drafts = append(p.drafts, spec.Draft{Tokens: p.tokens[from:len(p.tokens):len(p.tokens)], Class: class(length)})
+	}
+	return p.drafts, nil
+}
+
+// propose appends a draft for seq to p.tokens and says how long the match was.
+func (p *Proposer) propose(seq *batch.Sequence, k int) (length int) {
+	h := p.history(seq)
+	best := h.search(seq.Tokens, true)
+	if best.length < maxMatch {
+		if pool := p.pools[seq.Salt]; pool != nil {
+			if m := pool.search(seq.Tokens, false); m.length > best.length {
+				p.clock++
+				pool.used = p.clock
+				p.tokens = pool.follow(p.tokens, m, k)
+				return m.length
+			}
+		}
+	}
+	if best.length > 0 {
+		p.tokens = h.follow(p.tokens, best, k)
+	}
+	return best.length
+}
+
+// history is the sequence's index, caught up with its tokens.
+func (p *Proposer) history(seq *batch.Sequence) *history {
+	h := p.seqs[seq.ID]
+	if h == nil {
+		h = &history{}
+		h.init(p.cfg.MinMatch, p.cfg.MaxTokens)
+		p.seqs[seq.ID] = h
+	}
+	for _, t := range seq.Tokens[h.read:] {
+		h.append(t)
+	}
+	h.read = len(seq.Tokens)
+	return h
+}
+
+// class grades a draft by its match: 1–3, 4–7, 8–15, 16 or more tokens.
+func class(length int) int { return min(max(bits.Len(uint(length))-2, 0), spec.Classes-1) }
+
+// Committed implements spec.Proposer; Propose catches up by itself.
+func (p *Proposer) Committed(*batch.Sequence, []int32, int) {}
+
+// Release moves what the sequence said into the pool of its salt.
+func (p *Proposer) Release(seq *batch.Sequence) {
+	_, known := p.seqs[seq.ID]
+	delete(p.seqs, seq.ID)
+	if !known || p.cfg.PoolTokens < 1 || p.cfg.Pools < 1 {
+		return
+	}
+	pool := p.pool(seq.Salt)
+	tokens := seq.Tokens[max(0, len(seq.Tokens)-pool.limit/2):]
+	for _, t := range tokens {
+		pool.append(t)
+	}
+	pool.append(gap)
+}
+
+// pool finds or makes a salt's pool, in place of the least recently used one.
+func (p *Proposer) pool(salt string) *pool {
+	p.clock++
+	x := p.pools[salt]
+	if x == nil {
+		if len(p.pools) >= p.cfg.Pools {
+			oldest := ""
+			for s, other := range p.pools {
+				if o := p.pools[oldest]; o == nil || other.used < o.used {
+					oldest = s
+				}
+			}
+			delete(p.pools, oldest)
+		}
+		x = &pool{}
+		x.init(p.cfg.MinMatch, powerOfTwo(p.cfg.PoolTokens))
+		p.pools[salt] = x
+	}
+	x.used = p.clock
+	return x
+}
