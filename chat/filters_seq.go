@@ -137,7 +137,7 @@ func (in *interp) mapFilter(x value, a args) (value, error) {
 	if err != nil {
 		return nil, err
 	}
-	each := func(v value) (value, error) { return v, nil }
+	var each func(v value) (value, error)
 	if len(a.pos) == 0 {
 		p, err := a.bind("map", []string{"attribute", "default"})
 		if err != nil {

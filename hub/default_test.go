@@ -205,7 +205,7 @@ func writeLyingBomb(t *testing.T, path string, bomb []byte) {
 	}
 	out := zip.NewWriter(f)
 	head := z.File[0].FileHeader
-	head.UncompressedSize64, head.UncompressedSize = uint64(testPin.size), uint32(testPin.size)
+	head.UncompressedSize64 = uint64(testPin.size)
 	w, err := out.CreateRaw(&head)
 	if err != nil {
 		t.Fatal(err)

@@ -56,7 +56,7 @@ func checkComponent(c string) error {
 	case strings.HasSuffix(c, "."):
 		return fmt.Errorf("%q ends with a dot", clip(c))
 	case strings.Contains(c, ".."):
-		return fmt.Errorf("%q contains ..", clip(c))
+		return fmt.Errorf("%q has two dots in a row", clip(c))
 	case reservedRE.MatchString(stem):
 		return fmt.Errorf("%q is a device name on Windows", clip(c))
 	}

@@ -97,22 +97,22 @@ func TestValidate(t *testing.T) {
 func refused(t *testing.T, param string, err error) {
 	t.Helper()
 	var e *ParamError
-	if !errors.As(err, &e) || e.Param != param || !strings.HasPrefix(err.Error(), param+": ") {
+	if !errors.As(err, &e) || e.Param != param || !strings.HasPrefix(err.Error(), param+" ") {
 		t.Errorf("%s: got error %v", param, err)
 	}
 }
 
 func TestValidateNamesValueAndRange(t *testing.T) {
 	for want, p := range map[string]batch.SamplingParams{
-		"temperature: is -1, must be between 0 and 100":                           {Temperature: -1},
-		"top_p: is NaN, must be between 0 and 1":                                  {TopP: float32(math.NaN())},
-		"top_k: is -5, must be between 0 and 2147483647":                          {TopK: -5},
-		"stop_token_ids: token id 700, must be between 0 and 99 (the vocabulary)": {StopIDs: []int32{700}},
-		"logit_bias: of token id 7 is 250, must be between -100 and 100":          {LogitBias: []batch.LogitBias{{ID: 7, Bias: 250}}},
-		"logit_bias: token id 7 appears twice; give it one bias":                  {LogitBias: []batch.LogitBias{{ID: 7}, {ID: 7}}},
-		"logit_bias: has 1025 entries, at most 1024 are allowed":                  {LogitBias: make([]batch.LogitBias, 1025)},
-		"repetition_penalty: is 1000, must be between 0.01 and 100":               {RepetitionPenalty: 1000},
-		"dry_allowed_length: is 0, must be between 1 and 2147483647":              {DRY: batch.DRY{Multiplier: 1, Base: 1}},
+		"temperature is -1, must be between 0 and 100":                           {Temperature: -1},
+		"top_p is NaN, must be between 0 and 1":                                  {TopP: float32(math.NaN())},
+		"top_k is -5, must be between 0 and 2147483647":                          {TopK: -5},
+		"stop_token_ids token id 700, must be between 0 and 99 (the vocabulary)": {StopIDs: []int32{700}},
+		"logit_bias of token id 7 is 250, must be between -100 and 100":          {LogitBias: []batch.LogitBias{{ID: 7, Bias: 250}}},
+		"logit_bias token id 7 appears twice; give it one bias":                  {LogitBias: []batch.LogitBias{{ID: 7}, {ID: 7}}},
+		"logit_bias has 1025 entries, at most 1024 are allowed":                  {LogitBias: make([]batch.LogitBias, 1025)},
+		"repetition_penalty is 1000, must be between 0.01 and 100":               {RepetitionPenalty: 1000},
+		"dry_allowed_length is 0, must be between 1 and 2147483647":              {DRY: batch.DRY{Multiplier: 1, Base: 1}},
 	} {
 		if err := Validate(&p, 100); err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)

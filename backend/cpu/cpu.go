@@ -42,10 +42,8 @@ type Backend struct {
 
 // scratch is one worker's memory, grown as needed and kept.
 type scratch struct {
-	norm []float32 // one row, normalised
 	out  []float32 // a chunk of outputs before the epilogue
 	wide []float32 // a panel of integer weights as float32
-	act  []byte    // one row as int8 blocks
 }
 
 // New makes a backend. ISA is "" for the best or generic, avx2, avx512vnni.

@@ -85,7 +85,7 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 		http.Error(w, `{"error":{"message":"planted"}}`, 500)
 		return
 	case "http 429":
-		http.Error(w, `{"error":{"message":"busy"}}`, 429)
+		http.Error(w, `{"error":{"message":"busy"}}`, http.StatusTooManyRequests)
 		return
 	case "no response":
 		panic(http.ErrAbortHandler)

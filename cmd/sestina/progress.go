@@ -41,7 +41,14 @@ func (p *progress) Start(name string, total, done int64) {
 	defer p.mu.Unlock()
 	p.name, p.begin = name, time.Now()
 	if p.bars == nil {
-		note("%s: %.1f MiB, %.1f MiB there already", name, mib(total), mib(done))
+		switch {
+		case total < 0:
+			note("%s: fetching", name)
+		case done > 0:
+			note("%s: %.1f MiB, %.1f MiB of them there already", name, mib(total), mib(done))
+		default:
+			note("%s: %.1f MiB", name, mib(total))
+		}
 		return
 	}
 	p.bar = p.add(name, total)
