@@ -95,6 +95,10 @@ var (
 	errLate     = &apiError{Status: http.StatusTooManyRequests, Message: "the request waited too long for a place; retry later", RetryAfter: 5}
 )
 
+// errLeft is a client that closed its connection or stopped reading. Nobody is
+// there to read it; the log shows its status.
+var errLeft = &apiError{Status: 499, Message: "the client left or did not read"}
+
 // translate turns an error of the façade, the engine or the scheduler into the
 // API's; what is unknown is an internal error, whose text stays in the log.
 func translate(err error) *apiError {

@@ -41,7 +41,11 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request, c *call, e end
 	var failed error
 	if g.req.stream {
 		events := newEvents(w, s.cfg.WriteTimeout, s.cfg.KeepAlive)
+		defer events.close()
 		if failed = g.stream(ctx, events); failed != nil && events.begun() {
+			if r.Context().Err() != nil {
+				failed = errLeft
+			}
 			c.err = s.fault(c, failed)
 			events.fail(c.err)
 			failed = nil
@@ -52,11 +56,11 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request, c *call, e end
 	u, t := g.usage(), g.handles[0].Timings()
 	c.note(slog.Int("prompt_tokens", u.PromptTokens), slog.Int("cached_tokens", u.PromptDetails.CachedTokens),
 		slog.Int("completion_tokens", u.CompletionTokens), slog.Float64("ttft_ms", ms(t.TTFT())))
-	switch {
-	case failed == nil:
+	if failed == nil {
 		return nil
-	case r.Context().Err() != nil:
-		return nil // nobody is there to be answered
+	}
+	if r.Context().Err() != nil {
+		failed = errLeft
 	}
 	return s.fault(c, failed)
 }
@@ -129,7 +133,7 @@ func (s *Server) encode(ctx context.Context, req *request) ([][]int32, *apiError
 	case s.text <- struct{}{}:
 		defer func() { <-s.text }()
 	case <-ctx.Done():
-		return nil, errSlowBody
+		return nil, errLeft
 	}
 	if req.sampling.DRY.Multiplier > 0 && s.llm.Tokenizer != nil {
 		if req.breakers == nil {
@@ -156,7 +160,7 @@ func (s *Server) encode(ctx context.Context, req *request) ([][]int32, *apiError
 		}
 		out = append(out, ids)
 		if ctx.Err() != nil {
-			return nil, errSlowBody
+			return nil, errLeft
 		}
 	}
 	return out, nil

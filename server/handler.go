@@ -77,8 +77,9 @@ func (s *Server) mux() *http.ServeMux {
 }
 
 func (s *Server) answerError(w http.ResponseWriter, c *call, err *apiError) {
-	c.err = err
-	writeError(w, err)
+	if c.err = err; err != errLeft {
+		writeError(w, err)
+	}
 }
 
 // wrap puts the checks around the mux that hold for every path, known or not:
@@ -132,8 +133,8 @@ func (s *Server) ended(w *statusWriter, r *http.Request, c *call, panicked any, 
 		}
 	}
 	status := w.status
-	if r.Context().Err() != nil && (c.err == nil || status == 0) {
-		status = 499 // the client left
+	if c.err == errLeft || status == 0 {
+		status = errLeft.Status
 	}
 	level := slog.LevelInfo
 	if r.Method == http.MethodGet && status < 400 {

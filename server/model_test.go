@@ -44,6 +44,33 @@ type script []string
 // cue is the character that, ending a prompt, is answered by script i. It is one token.
 func cue(i int) string { return string(rune('①' + i)) }
 
+// cut splits texts into tokens of a few bytes, each used once, without regard to characters.
+func cut(seed uint64, texts ...string) []script {
+	r := rand.New(rand.NewPCG(seed, 0))
+	used := map[string]bool{}
+	for i := range texts {
+		used[cue(i)], used[cue(i)[:2]] = true, true
+	}
+	out := make([]script, len(texts))
+	for i, text := range texts {
+		for text != "" {
+			n := min(1+r.IntN(5), len(text))
+			for n < len(text) && used[text[:n]] {
+				n++
+			}
+			piece := text[:n]
+			text = text[n:]
+			for used[piece] { // the text's end: join what came before
+				last := len(out[i]) - 1
+				piece, out[i] = out[i][last]+piece, out[i][:last]
+			}
+			used[piece] = true
+			out[i] = append(out[i], piece)
+		}
+	}
+	return out
+}
+
 // vocabulary is the tokenizer of a test model.
 type vocabulary struct {
 	ids   map[string]int // spelling in the file
@@ -265,10 +292,15 @@ func randomModel(t testing.TB) string {
 	return writeModel(t, v, nil, hidden, layers, ts)
 }
 
-// open loads a test model.
+// open loads a test model with a KV pool that is large enough.
 func open(t testing.TB, dir string, opt engine.Options) *sestina.LLM {
 	t.Helper()
-	o := sestina.Options{Options: opt, Threads: 1, KVCacheMemoryBytes: 64 << 20, StoreDir: t.TempDir()}
+	return openPool(t, dir, opt, 64<<20)
+}
+
+func openPool(t testing.TB, dir string, opt engine.Options, pool uint64) *sestina.LLM {
+	t.Helper()
+	o := sestina.Options{Options: opt, Threads: 1, KVCacheMemoryBytes: pool, StoreDir: t.TempDir()}
 	o.Log = slog.New(slog.DiscardHandler)
 	llm, err := sestina.Open(t.Context(), dir, o)
 	if err != nil {

@@ -26,6 +26,7 @@ type Config struct {
 	MetricsPublic    bool     // /metrics needs no key
 
 	ShutdownTimeout time.Duration // how long running requests may take to finish; 0 = 30 s
+	HeaderTimeout   time.Duration // how long a request's header may take to arrive; 0 = 10 s
 	BodyTimeout     time.Duration // how long a request's body may take to arrive; 0 = 60 s
 	WriteTimeout    time.Duration // how long one write may wait for the reader; 0 = 30 s
 	KeepAlive       time.Duration // between comments on a silent stream; 0 = 15 s, negative = none
@@ -42,7 +43,7 @@ func (c *Config) fill() {
 		v         *time.Duration
 		otherwise time.Duration
 	}{
-		{&c.ShutdownTimeout, 30 * time.Second}, {&c.BodyTimeout, time.Minute}, {&c.WriteTimeout, 30 * time.Second},
+		{&c.ShutdownTimeout, 30 * time.Second}, {&c.HeaderTimeout, 10 * time.Second}, {&c.BodyTimeout, time.Minute}, {&c.WriteTimeout, 30 * time.Second},
 		{&c.KeepAlive, 15 * time.Second}, {&c.IdleTimeout, 2 * time.Minute},
 	} {
 		if *d.v == 0 {
@@ -114,7 +115,7 @@ func New(llm *sestina.LLM, cfg Config) (*Server, error) {
 	s.routes = s.table()
 	s.handler = s.wrap(s.mux())
 	s.http = &http.Server{
-		Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: cfg.IdleTimeout, MaxHeaderBytes: 64 << 10,
+		Handler: s.handler, ReadHeaderTimeout: cfg.HeaderTimeout, IdleTimeout: cfg.IdleTimeout, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
 	return s, nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -27,6 +28,11 @@ type harness struct {
 
 func start(t testing.TB, llm *sestina.LLM, cfg Config) *harness {
 	t.Helper()
+	return startOn(t, llm, cfg, func(l net.Listener) net.Listener { return l })
+}
+
+func startOn(t testing.TB, llm *sestina.LLM, cfg Config, listen func(net.Listener) net.Listener) *harness {
+	t.Helper()
 	h := &harness{t: t, llm: llm, log: &bytes.Buffer{}}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(&lockedWriter{w: h.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -40,6 +46,7 @@ func start(t testing.TB, llm *sestina.LLM, cfg Config) *harness {
 	}
 	ts := httptest.NewUnstartedServer(h.s.Handler())
 	ts.Config = h.s.http
+	ts.Listener = listen(ts.Listener)
 	ts.Start()
 	t.Cleanup(ts.Close)
 	h.url = ts.URL

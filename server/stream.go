@@ -56,12 +56,14 @@ func (e *events) send(v any) {
 	e.buf.WriteByte('\n')
 }
 
-// flush writes what was sent. Its error is the connection's end.
+// flush writes what was sent. Its error, always errLeft, is the connection's end.
 func (e *events) flush() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.write()
-	return e.err
+	if e.write(); e.err != nil {
+		return errLeft
+	}
+	return nil
 }
 
 // write is flush under the lock.
@@ -131,7 +133,6 @@ func (e *events) close() {
 
 // stream replies event by event.
 func (g *generation) stream(ctx context.Context, e *events) error {
-	defer e.close()
 	object := "chat.completion.chunk"
 	if g.req.endpoint == textEndpoint {
 		object = "text_completion"
