@@ -49,10 +49,8 @@ type scratch struct {
 // New makes a backend. ISA is "" for the best or generic, avx2, avx512vnni.
 func New(opt backend.Options) (*Backend, error) {
 	b := &Backend{opt: opt, kernels: matmul.Best()}
-	if opt.ISA != "" {
-		if err := b.force(opt.ISA); err != nil {
-			return nil, err
-		}
+	if err := b.choose(opt.ISA); err != nil {
+		return nil, err
 	}
 	var err error
 	if b.team, err = team.New(opt.Threads); err != nil {
@@ -64,17 +62,22 @@ func New(opt backend.Options) (*Backend, error) {
 	return b, nil
 }
 
-// force chooses a kernel family by name; one that this machine lacks is an error.
-func (b *Backend) force(name string) error {
-	isa, err := matmul.ParseISA(name)
-	if err != nil {
-		return err
+// choose sets the kernel family, "" being the best; one that this machine lacks
+// is an error. The vector package's level is the process's, so it is set either way.
+func (b *Backend) choose(name string) error {
+	levels := simd.Levels()
+	level := levels[len(levels)-1]
+	if name != "" {
+		isa, err := matmul.ParseISA(name)
+		if err != nil {
+			return err
+		}
+		if b.kernels, err = matmul.For(isa); err != nil {
+			return err
+		}
+		level = map[matmul.ISA]simd.Level{matmul.Generic: simd.Generic, matmul.AVX2: simd.AVX2, matmul.AVX512VNNI: simd.AVX512}[isa]
 	}
-	if b.kernels, err = matmul.For(isa); err != nil {
-		return err
-	}
-	level := map[matmul.ISA]simd.Level{matmul.Generic: simd.Generic, matmul.AVX2: simd.AVX2, matmul.AVX512VNNI: simd.AVX512}[isa]
-	_, err = simd.Use(level)
+	_, err := simd.Use(level)
 	return err
 }
 
