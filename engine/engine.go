@@ -40,6 +40,7 @@ import (
 	"sestina/batch"
 	"sestina/kvcache"
 	"sestina/runner"
+	"sestina/sampler"
 	"sestina/scheduler"
 )
 
@@ -57,6 +58,7 @@ type Engine struct {
 	live     map[int64]*stream // unfinished sequences by id
 	unseen   []*Handle         // not scheduled yet, by arrival; may begin with some that ended
 	result   []batch.Result    // of the step, reused
+	streams  []*stream         // of the step, reused
 	lengths  []int             // of its sequences before it, reused
 	began    time.Time         // when the step was begun
 	decoding int               // sequences that the last step left with one token to compute
@@ -74,15 +76,16 @@ type Engine struct {
 	queue    queue
 	nextID   int64
 
-	pulse   pulse
-	trace   recorder
-	refused [numRefusals]atomic.Uint64
-	shown   atomic.Pointer[Stats]
-	drained chan struct{} // closed when draining and idle
-	stopped chan struct{} // closed when the loop has ended
-	gone    chan struct{} // closed when no more outputs will come
-	dying   sync.Once
-	cause   error // why; set before gone is closed
+	pulse    pulse
+	trace    recorder
+	arriving atomic.Int64 // sequences in the inbox
+	refused  [numRefusals]atomic.Uint64
+	shown    atomic.Pointer[Stats]
+	drained  chan struct{} // closed when draining and idle
+	stopped  chan struct{} // closed when the loop has ended
+	gone     chan struct{} // closed when no more outputs will come
+	dying    sync.Once
+	cause    error // why; set before gone is closed
 }
 
 // command is one entry of the inbox: a submission, or the end of a request.
@@ -147,9 +150,9 @@ func (e *Engine) loop() {
 		}
 		e.compute(step)
 		e.update(step)
-		e.deliver(step)
-		e.observe(step)
+		e.account(step)
 		e.publish()
+		e.deliver()
 	}
 }
 
@@ -172,14 +175,7 @@ func (e *Engine) intake() bool {
 	e.mu.Unlock()
 	e.pulse.beat(e.patience(0))
 	for i := range inbox {
-		switch c := &inbox[i]; {
-		case c.submit != nil:
-			e.admit(c.submit)
-		case c.all:
-			e.endAll(c.why)
-		default:
-			e.finish(c.end, c.why)
-		}
+		e.obey(&inbox[i])
 	}
 	e.expire()
 	if len(inbox) > 0 && len(e.live) == 0 {
@@ -197,8 +193,20 @@ func isClosed(c chan struct{}) bool {
 	}
 }
 
+func (e *Engine) obey(c *command) {
+	switch {
+	case c.submit != nil:
+		e.admit(c.submit)
+	case c.all:
+		e.endAll(c.why)
+	default:
+		e.finish(c.end, c.why)
+	}
+}
+
 // admit hands a request's sequences to the scheduler.
 func (e *Engine) admit(h *Handle) {
+	e.arriving.Add(-int64(h.req.N))
 	seqs := make([]*batch.Sequence, len(h.streams))
 	for i, st := range h.streams {
 		seqs[i] = st.seq
@@ -233,14 +241,19 @@ func (e *Engine) schedule() (step *batch.Step) {
 		err = fmt.Errorf("no step although %d sequences are unfinished", len(e.live))
 	}
 	if err != nil {
+		if step != nil {
+			e.trace.step("lost", step, rows)
+		}
 		e.rebuild(err)
 		return nil
 	}
-	e.lengths = e.lengths[:0]
+	e.lengths, e.streams = e.lengths[:0], e.streams[:0]
 	for i := range step.Seqs {
-		e.lengths = append(e.lengths, len(step.Seqs[i].Seq.Tokens))
+		seq := step.Seqs[i].Seq
+		e.lengths = append(e.lengths, len(seq.Tokens))
+		e.streams = append(e.streams, e.live[seq.ID])
 	}
-	e.trace.step(step, rows)
+	e.trace.step("step", step, rows)
 	e.pulse.beat(e.patience(step.NumTokens()))
 	return step
 }
@@ -266,7 +279,7 @@ func (e *Engine) update(step *batch.Step) {
 			*res = batch.Result{Finish: batch.FinishError, Err: errInternal}
 			culprit = false
 		case !committed:
-			e.live[seq.ID].again = &batch.Result{Tokens: res.Tokens, Finish: res.Finish}
+			e.streams[i].again = &batch.Result{Tokens: res.Tokens, Finish: res.Finish}
 			*res = batch.Result{}
 		}
 		if res.Finish != batch.NotFinished {
@@ -276,30 +289,40 @@ func (e *Engine) update(step *batch.Step) {
 	e.rebuild(err)
 }
 
-// deliver hands what was committed to the handles and forgets what ended.
-func (e *Engine) deliver(step *batch.Step) {
-	now := time.Now()
+// account keeps the books of a step: counters, times and what ended. Nothing is
+// delivered before that, so whoever has an answer finds it counted.
+func (e *Engine) account(step *batch.Step) {
+	at := time.Now()
 	e.decoding = 0
-	for i := range step.Seqs {
-		seq, res := step.Seqs[i].Seq, &e.result[i]
-		st := e.live[seq.ID]
-		if st == nil {
-			continue
-		}
+	for i, st := range e.streams {
+		res := &e.result[i]
 		e.begin(st.handle)
+		e.count(at, st, res)
 		switch {
 		case res.Finish != batch.NotFinished:
-			delete(e.live, seq.ID)
-			st.handle.left--
+			delete(e.live, st.seq.ID)
+			if st.handle.left--; st.handle.left == 0 {
+				e.settle(st.handle)
+			}
 		case len(res.Tokens) > 0:
 			e.decoding++
-		default:
+		}
+	}
+	e.measure(step, at)
+}
+
+// deliver hands what was committed to the handles.
+func (e *Engine) deliver() {
+	for i, st := range e.streams {
+		res := &e.result[i]
+		if len(res.Tokens) == 0 && res.Finish == batch.NotFinished {
 			continue
 		}
-		e.emit(now, st, res)
-		if st.handle.left == 0 {
-			e.settle(st.handle)
+		out := Output{Choice: st.seq.Choice, Finish: res.Finish, Err: res.Err}
+		if len(res.Tokens) > 0 {
+			out.Tokens = []sampler.Sample{st.drawn}
 		}
+		st.handle.push(out)
 	}
 }
 
@@ -328,6 +351,9 @@ func (e *Engine) end() {
 		cause = fmt.Errorf("%w: %v", ErrDead, p)
 		e.log.Error("engine died", "cause", p, "stack", stack(false))
 	}
+	if isClosed(e.gone) {
+		cause = e.cause // given up by the watchdog
+	}
 	e.pulse.rest()
 	e.mu.Lock()
 	e.closing = true
@@ -336,7 +362,7 @@ func (e *Engine) end() {
 	e.mu.Unlock()
 	for _, c := range inbox {
 		if c.submit != nil {
-			c.submit.push(time.Now(), last(cause))
+			c.submit.push(last(cause))
 		}
 	}
 	e.endAll(last(cause))

@@ -54,8 +54,6 @@ func between(a, b time.Time) time.Duration {
 	return b.Sub(a)
 }
 
-func now() time.Time { return time.Now() }
-
 // Handle collects a request's outputs. Next is called by one goroutine; the
 // other methods by any. What waits to be read is at most one Output a choice,
 // 32 bytes a token (plus 8 per top log probability), so max_tokens bounds it.
@@ -91,7 +89,7 @@ func (h *Handle) Next(ctx context.Context) (out []Output, ok bool) {
 		select {
 		case <-h.ready:
 		case <-h.engine.gone:
-			h.push(now(), last(h.engine.cause))
+			h.push(last(h.engine.cause))
 		case <-ctx.Done():
 			h.Cancel()
 			return nil, false
@@ -127,41 +125,65 @@ func (h *Handle) ended() bool {
 	return h.open == 0
 }
 
-// push adds an output to what waits to be read, and wakes the reader. After the
-// terminal event it does nothing.
-func (h *Handle) push(at time.Time, out Output) {
+// note keeps the books of a choice's result. It returns the time to first token
+// if this is the request's first one, and the gap if it is not the choice's first.
+func (h *Handle) note(at time.Time, seq *batch.Sequence, res *batch.Result) (ttft, gap time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.open == 0 {
-		return
+	t, c := &h.timings, &h.choices[seq.Choice]
+	if seq.Choice == 0 {
+		t.Cached = seq.NumCached
 	}
+	t.Preemptions += seq.Preemptions - c.Preemptions
+	t.OutputTokens += len(res.Tokens)
+	c.Preemptions = seq.Preemptions
+	c.OutputTokens += len(res.Tokens)
+	c.Finish = res.Finish
+	if len(res.Tokens) > 0 || res.Finish != batch.NotFinished {
+		t.Last = at
+	}
+	if len(res.Tokens) == 0 {
+		return 0, 0
+	}
+	if t.FirstToken.IsZero() {
+		t.FirstToken = at
+		ttft = t.TTFT()
+	}
+	gap = between(h.lastToken[seq.Choice], at)
+	h.lastToken[seq.Choice] = at
+	return ttft, gap
+}
+
+// noteEnd keeps the books of a request that ends as a whole.
+func (h *Handle) noteEnd(at time.Time, why batch.FinishReason) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.timings.Last = at
-	h.record(out)
+	for i := range h.req.N {
+		if c := &h.choices[i]; c.Finish == batch.NotFinished {
+			c.Finish = why
+		}
+	}
+}
+
+// push adds an output to what waits to be read, and wakes the reader. After the
+// terminal event it does nothing.
+func (h *Handle) push(out Output) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.open == 0:
+		return
+	case out.Choice < 0:
+		h.open = 0
+	case out.Finish != batch.NotFinished:
+		h.open--
+	}
 	h.merge(out)
 	select {
 	case h.ready <- struct{}{}:
 	default:
 	}
-}
-
-// record keeps the books of the choices.
-func (h *Handle) record(out Output) {
-	h.timings.OutputTokens += len(out.Tokens)
-	if out.Choice >= 0 {
-		c := &h.choices[out.Choice]
-		c.OutputTokens += len(out.Tokens)
-		c.Finish = out.Finish
-		if out.Finish != batch.NotFinished {
-			h.open--
-		}
-		return
-	}
-	for i := range h.req.N {
-		if h.choices[i].Finish == batch.NotFinished {
-			h.choices[i].Finish = out.Finish
-		}
-	}
-	h.open = 0
 }
 
 // merge appends to the choice's waiting output, if there is one.

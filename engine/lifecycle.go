@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"sestina/batch"
-	"sestina/sampler"
 )
 
 // ErrShutdown ends the requests that Drain could not wait for.
@@ -83,22 +82,31 @@ func (e *Engine) post(c command) {
 	}
 }
 
-// finish ends what is left of a request.
+// finish ends what is left of a request. The client hears of it even if the
+// scheduler's books turn out to be broken.
 func (e *Engine) finish(h *Handle, why Output) {
 	if h.left == 0 {
 		return
 	}
 	h.left = 0
-	for _, st := range h.streams {
-		if e.live[st.seq.ID] != nil {
-			e.sched.Abort(st.seq.ID)
+	err := guard(func() {
+		for _, st := range h.streams {
+			if e.live[st.seq.ID] == nil {
+				continue
+			}
 			delete(e.live, st.seq.ID)
 			e.stats.Finished[why.Finish]++
 			e.trace.end(st.seq.ID, why.Finish)
+			e.sched.Abort(st.seq.ID)
 		}
-	}
-	h.push(time.Now(), why)
+	})
+	h.noteEnd(time.Now(), why.Finish)
 	e.settle(h)
+	e.publish()
+	h.push(why)
+	if err != nil {
+		e.rebuild(err)
+	}
 }
 
 // endAll ends every request.
@@ -147,52 +155,26 @@ func (e *Engine) begin(h *Handle) {
 	e.stats.QueueWait += (wait - e.stats.QueueWait) / 8
 }
 
-// emit hands a step's result for one choice to its handle and to the observer.
-func (e *Engine) emit(at time.Time, st *stream, res *batch.Result) {
-	h, seq := st.handle, st.seq
-	out := Output{Choice: seq.Choice, Finish: res.Finish, Err: res.Err}
-	if len(res.Tokens) > 0 {
-		out.Tokens = []sampler.Sample{st.drawn}
-		e.stats.OutputTokens += uint64(len(res.Tokens))
-	}
+// count keeps the books of one sequence's result and tells the observer of its
+// token.
+func (e *Engine) count(at time.Time, st *stream, res *batch.Result) {
+	e.stats.OutputTokens += uint64(len(res.Tokens))
 	if res.Finish != batch.NotFinished {
 		e.stats.Finished[res.Finish]++
 	}
-	ttft, gap := h.note(at, seq, len(out.Tokens))
-	h.push(at, out)
-	if o := e.observer; o != nil {
-		e.tell(func() {
-			if ttft > 0 && o.FirstToken != nil {
-				o.FirstToken(ttft)
-			}
-			if gap > 0 && o.TokenGap != nil {
-				o.TokenGap(gap)
-			}
-		})
+	ttft, gap := st.handle.note(at, st.seq, res)
+	o := e.observer
+	if o == nil || ttft+gap == 0 {
+		return
 	}
-}
-
-// note keeps the times of a choice's tokens. It returns the time to first token
-// if this is the request's first one, and the gap if it is not the choice's first.
-func (h *Handle) note(at time.Time, seq *batch.Sequence, tokens int) (ttft, gap time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	t := &h.timings
-	if seq.Choice == 0 {
-		t.Cached = seq.NumCached
-	}
-	t.Preemptions += seq.Preemptions - h.choices[seq.Choice].Preemptions
-	h.choices[seq.Choice].Preemptions = seq.Preemptions
-	if tokens == 0 {
-		return 0, 0
-	}
-	if t.FirstToken.IsZero() {
-		t.FirstToken = at
-		ttft = t.TTFT()
-	}
-	gap = between(h.lastToken[seq.Choice], at)
-	h.lastToken[seq.Choice] = at
-	return ttft, gap
+	e.tell(func() {
+		if ttft > 0 && o.FirstToken != nil {
+			o.FirstToken(ttft)
+		}
+		if gap > 0 && o.TokenGap != nil {
+			o.TokenGap(gap)
+		}
+	})
 }
 
 // settle tells the observer of a request that has ended.

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -15,11 +16,15 @@ type pulse struct {
 	engine *Engine
 	last   atomic.Int64 // nanoseconds since the engine started; 0 = at rest
 	limit  atomic.Int64 // nanoseconds until the next beat is overdue
-	told   atomic.Bool
 	timer  *time.Timer
+
+	mu     sync.Mutex // one alarm at a time
+	told   bool
+	missed int64 // the beat that the next one is missed after
+	alarms int   // about it
 }
 
-// deadAfter times the limit without a beat: no one waits any longer.
+// deadAfter alarms about one beat: no one waits any longer.
 const deadAfter = 10
 
 func (p *pulse) init(e *Engine) {
@@ -39,31 +44,33 @@ func (p *pulse) rest() {
 	p.timer.Stop()
 }
 
-// overdue is by how many limits the next beat is late; below 1 it is not.
-func (p *pulse) overdue() float64 {
+// stuck reports whether the next beat is overdue.
+func (p *pulse) stuck() bool {
 	last := p.last.Load()
-	if last == 0 {
-		return 0
-	}
-	return float64(int64(p.engine.now())-last) / float64(p.limit.Load())
+	return last != 0 && int64(p.engine.now())-last >= p.limit.Load()
 }
 
-func (p *pulse) stuck() bool { return p.overdue() >= 1 }
-
 // alarm is the timer's: it says what the loop is doing, once, and gives the
-// engine up when nothing has moved for long.
+// engine up after deadAfter alarms about the same beat. They are counted, not
+// computed from the clock, so that a suspended machine is one alarm.
 func (p *pulse) alarm() {
-	late := p.overdue()
-	if late < 1 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.stuck() {
 		return // a beat came while the timer fired
 	}
 	e, limit := p.engine, time.Duration(p.limit.Load())
-	if late >= deadAfter {
-		e.log.Error("engine given up", "silent_for", time.Duration(late*float64(limit)))
-		e.die(fmt.Errorf("%w: no step ended for %v", ErrDead, time.Duration(late*float64(limit)).Round(time.Millisecond)))
+	if beat := p.last.Load(); beat != p.missed {
+		p.missed, p.alarms = beat, 0
+	}
+	if p.alarms++; p.alarms >= deadAfter {
+		silent := (e.now() - time.Duration(p.missed)).Round(time.Millisecond)
+		e.log.Error("engine given up", "silent_for", silent)
+		e.die(fmt.Errorf("%w: no step ended for %v", ErrDead, silent))
 		return
 	}
-	if p.told.CompareAndSwap(false, true) {
+	if !p.told {
+		p.told = true
 		e.log.Error("engine stuck", "limit", limit, "stats", e.Stats(), "trace", string(e.Trace().JSON()), "goroutines", stack(true))
 	}
 	p.timer.Reset(limit)

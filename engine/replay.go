@@ -79,7 +79,7 @@ func (r *replay) apply(ev *Event) error {
 		r.sched.Abort(ev.ID)
 	case "rebuild":
 		r.sched.Rebuild()
-	case "step":
+	case "step", "lost":
 		return r.step(ev)
 	default:
 		return fmt.Errorf("unknown kind of event")
@@ -118,6 +118,9 @@ func (r *replay) step(ev *Event) error {
 	}
 	if len(got) != len(ev.Seqs) {
 		return fmt.Errorf("the scheduler computes %d sequences, the trace %d", len(got), len(ev.Seqs))
+	}
+	if ev.Kind == "lost" {
+		return nil
 	}
 	results := make([]batch.Result, len(ev.Seqs))
 	for i, s := range ev.Seqs {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"sestina/batch"
 	"sestina/sampler"
@@ -82,15 +83,16 @@ func (e *Engine) submit(ctx context.Context, req Request) (*Handle, error) {
 		st.seq.ID = e.nextID
 	}
 	h.ID = h.streams[0].seq.ID
+	e.arriving.Add(int64(req.N))
 	e.inbox = append(e.inbox, command{submit: h})
 	e.wake.Signal()
 	return h, nil
 }
 
-// check validates a request and fills its defaults. It is the only way a
-// request reaches the engine: every id is inside the vocabulary afterwards.
+// check validates a request's size and fills its defaults. Its ids and sampling
+// parameters are checked by sampler.New, in newHandle.
 func (e *Engine) check(r *Request) error {
-	vocab, limit := e.runner.Info().Vocab, e.limit
+	limit := e.limit
 	if r.N == 0 {
 		r.N = 1
 	}
@@ -104,15 +106,10 @@ func (e *Engine) check(r *Request) error {
 	case max(r.MaxTokens, 1) > limit-len(r.Prompt):
 		return &scheduler.NeverFitsError{Prompt: len(r.Prompt), MaxTokens: max(r.MaxTokens, 1), Limit: limit, What: e.limitedBy()}
 	}
-	for i, id := range r.Prompt {
-		if id < 0 || int(id) >= vocab {
-			return invalid("token id %d at position %d is outside the vocabulary [0, %d)", id, i, vocab)
-		}
-	}
 	if r.MaxTokens == 0 {
 		r.MaxTokens = limit - len(r.Prompt)
 	}
-	return sampler.Validate(&r.Sampling, vocab)
+	return nil
 }
 
 // InvalidError is a malformed request (HTTP 400).
@@ -133,7 +130,7 @@ func (e *Engine) limitedBy() string {
 // newHandle makes the sequences of a request, without their ids.
 func (e *Engine) newHandle(req Request) (*Handle, error) {
 	h := &Handle{engine: e, req: req, open: req.N, left: req.N, ready: make(chan struct{}, 1)}
-	h.timings.Submitted = now()
+	h.timings.Submitted = time.Now()
 	h.timings.PromptTokens = len(req.Prompt)
 	for i := range req.N {
 		seq := &batch.Sequence{

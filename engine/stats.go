@@ -92,7 +92,7 @@ type Observer struct {
 // StepInfo is one step.
 type StepInfo struct {
 	ID               uint64
-	Duration         time.Duration // schedule to deliver
+	Duration         time.Duration // from scheduling to delivery
 	Rows, Seqs       int
 	Running, Waiting int
 }
@@ -118,6 +118,7 @@ func (e *Engine) Stats() Stats {
 	for i := range s.Refused {
 		s.Refused[i] = e.refused[i].Load()
 	}
+	s.Waiting += int(max(0, e.arriving.Load()))
 	s.Uptime = e.now()
 	return s
 }
@@ -134,11 +135,10 @@ func (e *Engine) publish() {
 	e.shown.Store(&s)
 }
 
-// observe measures a step that has been delivered.
-func (e *Engine) observe(step *batch.Step) {
+// measure records how long a step took that is about to be delivered.
+func (e *Engine) measure(step *batch.Step, at time.Time) {
 	s, rows := &e.stats, step.NumTokens()
-	s.LastStep = time.Now()
-	s.LastDuration = s.LastStep.Sub(e.began)
+	s.LastStep, s.LastDuration = at, at.Sub(e.began)
 	e.curve.observe(rows, s.LastDuration)
 	e.trace.done(e.result, s.LastDuration)
 	if o := e.observer; o != nil && o.Step != nil {

@@ -12,6 +12,41 @@ import (
 	"time"
 )
 
+// Thousands of requests, a fifth of them cut off, leave nothing behind: no
+// memory, no goroutine, no entry in any table.
+func TestSoak(t *testing.T) {
+	before := runtime.NumGoroutine()
+	e := setup{blocks: 64, blockSize: 4, opt: Options{MaxQueuedSeqs: 1 << 20, QueueTimeout: time.Hour}}.open(t)
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	round := func(seed uint64) {
+		together(t, e, workload(seed, 400), seed, func(i int, h *Handle) answer {
+			if i%5 == 0 {
+				return leave(h, i/5%8)
+			}
+			return read(h)
+		})
+	}
+	round(0) // fills the flight recorder and the pools
+	start := heap()
+	const rounds = 4
+	for seed := uint64(1); seed <= rounds; seed++ {
+		round(seed)
+	}
+	grown := int64(heap()) - int64(start)
+	if grown > 1<<20 {
+		t.Errorf("the heap grew by %d bytes in %d requests", grown, rounds*400)
+	}
+	st := e.Stats()
+	closeChecked(t, e)
+	settled(t, before)
+	t.Logf("%d requests, %d steps: the heap grew by %d bytes", rounds*400, st.Steps, grown)
+}
+
 // The observer and the counters agree with what the clients saw; snapshots are
 // consistent while the engine runs.
 func TestStatsAndObserverCountWhatHappened(t *testing.T) {

@@ -138,16 +138,14 @@ func (e *Engine) sample(st *stream, out *runner.Output, i int) (res batch.Result
 // ends says whether committing token ends the sequence. Exactly one of the
 // reasons holds: what the model or the client asked for comes before the budget.
 func (e *Engine) ends(s *batch.Sequence, token int32) batch.FinishReason {
-	output := s.NumOutput() + 1
-	if output >= s.Params.MinTokens {
-		if !s.Params.IgnoreEOS && slices.Contains(e.opt.EOG, token) || slices.Contains(s.Params.StopIDs, token) {
-			return batch.FinishStop
-		}
+	// Before min_tokens the sampler bans these ids.
+	if !s.Params.IgnoreEOS && slices.Contains(e.opt.EOG, token) || slices.Contains(s.Params.StopIDs, token) {
+		return batch.FinishStop
 	}
 	if s.Stop != nil && s.Stop.Commit(token) {
 		return batch.FinishStop
 	}
-	if output >= s.MaxTokens {
+	if s.NumOutput()+1 >= s.MaxTokens {
 		return batch.FinishLength
 	}
 	return batch.NotFinished

@@ -37,6 +37,7 @@ type TraceConfig struct {
 //	add      ID (of the first choice), N, Prompt, Max, Salt, Priority, Idle, Tokens
 //	end      ID, Finish: a sequence ended from outside (cancel, timeout, drain)
 //	step     ID, Rows (the time limit in rows, 0 = none), Took, Seqs
+//	lost     as step, of a step that was decided and never computed
 //	rebuild  the scheduler's books were started anew
 type Event struct {
 	Kind string `json:"k"`
@@ -159,10 +160,10 @@ func (r *recorder) rebuild() {
 }
 
 // step records a step before it is computed; done adds what came of it.
-func (r *recorder) step(step *batch.Step, rows int) {
+func (r *recorder) step(kind string, step *batch.Step, rows int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ev := r.next("step")
+	ev := r.next(kind)
 	ev.ID, ev.Rows = int64(step.ID), rows
 	for i := range step.Seqs {
 		ev.Seqs = append(ev.Seqs, TraceSeq{ID: step.Seqs[i].Seq.ID, Tokens: step.Seqs[i].NumTokens})
