@@ -194,9 +194,16 @@ func TestHostileHTTP(t *testing.T) {
 	body := `{"prompt":"a","max_tokens":1}`
 
 	var attack sync.WaitGroup
-	for range 100 { // slowloris: headers that never end, bodies that never come
-		attack.Go(func() { talk("GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", nil) })
-		attack.Go(func() { talk(head+"Content-Length: 100\r\n\r\n{", nil) })
+	for range 50 { // slowloris: headers that never end, bodies that never come, read by a handler or not
+		for _, start := range []string{"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", head + "Content-Length: 100\r\n\r\n{",
+			strings.Replace(head, "/v1/completions", "/nothing", 1) + "Content-Length: 100\r\n\r\n{", "GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"} {
+			attack.Go(func() {
+				began := time.Now()
+				if talk(start, nil); time.Since(began) > 2500*time.Millisecond {
+					t.Errorf("%q holds its connection", clip(start))
+				}
+			})
+		}
 	}
 	var honest []time.Duration
 	for range 30 {

@@ -98,6 +98,11 @@ func (s *Server) wrap(mux http.Handler) http.Handler {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		rec := &statusWriter{ResponseWriter: w}
 		began := time.Now()
+		if r.ContentLength != 0 {
+			// Until the body is read in full. Also where nobody reads it: net/http
+			// waits for what is left of it before it takes the next request.
+			http.NewResponseController(w).SetReadDeadline(began.Add(s.cfg.BodyTimeout))
+		}
 		defer func() {
 			p := recover()
 			s.ended(rec, r, c, p, time.Since(began))
@@ -199,10 +204,6 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (v value, rele
 	if r.ContentLength > maxBody {
 		return nil, release, errTooLarge
 	}
-	control := http.NewResponseController(w)
-	control.SetReadDeadline(time.Now().Add(s.cfg.BodyTimeout))
-	defer control.SetReadDeadline(time.Time{})
-
 	const small = 64 << 10
 	from := http.MaxBytesReader(w, r.Body, maxBody)
 	body, e := io.ReadAll(io.LimitReader(from, small))
@@ -224,6 +225,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (v value, rele
 	case e != nil:
 		err = errSlowBody
 	default:
+		http.NewResponseController(w).SetReadDeadline(time.Time{})
 		v, err = parseBody(body)
 	}
 	if err != nil {
