@@ -81,9 +81,9 @@ func sampling(r *rand.Rand) batch.SamplingParams {
 
 // answersAlone computes each request by itself, one sequence a step, without
 // the prefix cache: what every other way must equal.
-func answersAlone(t testing.TB, reqs []Request, tiny bool) []answer {
+func answersAlone(t testing.TB, reqs []Request, backend string) []answer {
 	t.Helper()
-	e := setup{tiny: tiny, opt: Options{Techniques: Techniques{Batching: "none", PrefixCaching: "off"}}}.open(t)
+	e := setup{backend: backend, opt: Options{Techniques: Techniques{Batching: "none", PrefixCaching: "off"}}}.open(t)
 	out := make([]answer, len(reqs))
 	for i, req := range reqs {
 		out[i] = ask(t, e, req)
@@ -159,12 +159,12 @@ var companies = []company{
 	{"preempted, no cache", 16, 4, Options{MaxNumSeqs: 16, Techniques: Techniques{PrefixCaching: "off"}}, 3},
 }
 
-func (c *company) open(t testing.TB, reqs []Request, tiny bool) *Engine {
+func (c *company) open(t testing.TB, reqs []Request, backend string) *Engine {
 	longest := 0
 	for _, r := range reqs {
 		longest = max(longest, len(r.Prompt)+r.MaxTokens)
 	}
-	s := setup{tiny: tiny, blocks: (int(c.pool*float64(longest)) + c.blockSize - 1) / c.blockSize, blockSize: c.blockSize, opt: c.opt}
+	s := setup{backend: backend, blocks: (int(c.pool*float64(longest)) + c.blockSize - 1) / c.blockSize, blockSize: c.blockSize, opt: c.opt}
 	if n := 0; c.every > 0 {
 		s.fail.onSchedule = func() {
 			if n++; n%c.every == 0 {
@@ -181,25 +181,25 @@ func (c *company) open(t testing.TB, reqs []Request, tiny bool) *Engine {
 // and log probabilities included.
 func TestAnswersInCompanyEqualAnswersAlone(t *testing.T) {
 	reqs := workload(7, 120)
-	want := answersAlone(t, reqs, false)
+	want := answersAlone(t, reqs, "")
 	for _, c := range companies {
-		t.Run(c.name, func(t *testing.T) { c.test(t, reqs, want, false) })
+		t.Run(c.name, func(t *testing.T) { c.test(t, reqs, want, "") })
 	}
 }
 
 // The same with real arithmetic.
-func TestTinyModelInCompanyEqualsItselfAlone(t *testing.T) {
-	reqs := workload(8, 6)
-	want := answersAlone(t, reqs, true)
-	for _, c := range companies[:2] {
-		t.Run(c.name, func(t *testing.T) { c.test(t, reqs, want, true) })
+func TestRealModelInCompanyEqualsItselfAlone(t *testing.T) {
+	reqs := workload(8, 40)
+	for _, name := range []string{"cpu", "cpu q8_0"} {
+		want := answersAlone(t, reqs, name)
+		for _, c := range []company{companies[0], companies[1], companies[2], companies[5], {"preempted", 4, 3, Options{}, 4}} {
+			t.Run(name+"/"+c.name, func(t *testing.T) { c.test(t, reqs, want, name) })
+		}
 	}
-	c := company{"preempted", 4, 3, Options{}, 9}
-	t.Run(c.name, func(t *testing.T) { c.test(t, reqs, want, true) })
 }
 
-func (c *company) test(t *testing.T, reqs []Request, want []answer, tiny bool) {
-	e := c.open(t, reqs, tiny)
+func (c *company) test(t *testing.T, reqs []Request, want []answer, backend string) {
+	e := c.open(t, reqs, backend)
 	tokens := compare(t, reqs, together(t, e, reqs, 3, nil), want)
 	st := e.Stats()
 	per := float64(st.Preemptions) / float64(len(reqs))
@@ -306,7 +306,7 @@ func (c *countdown) Commit(int32) bool { c.n--; return c.n == 0 }
 // and their neighbours do not notice.
 func TestLeavingClientsChangeNobody(t *testing.T) {
 	reqs := workload(11, 160)
-	want := answersAlone(t, reqs, false)
+	want := answersAlone(t, reqs, "")
 	before := runtime.NumGoroutine()
 	e := setup{blocks: 90, blockSize: 4, opt: Options{MaxNumSeqs: 6, MaxNumBatchedTokens: 20}}.open(t)
 	leaves := func(i int) bool { return i%2 == 1 }

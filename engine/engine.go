@@ -349,7 +349,7 @@ func (e *Engine) end() {
 	cause := ErrClosed
 	if p := recover(); p != nil {
 		cause = fmt.Errorf("%w: %v", ErrDead, p)
-		e.log.Error("engine died", "cause", p, "stack", stack(false))
+		e.log.Error("engine died", "cause", p, "stack", stack(false), "trace", string(e.Trace().JSON()))
 	}
 	if isClosed(e.gone) {
 		cause = e.cause // given up by the watchdog

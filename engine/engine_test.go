@@ -5,16 +5,17 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"sestina/backend"
-	"sestina/backend/ref"
+	_ "sestina/backend/all"
 	"sestina/batch"
 	"sestina/checkpoint"
 	"sestina/internal/datatest"
 	"sestina/model"
-	_ "sestina/model/llama"
+	_ "sestina/model/all"
 	"sestina/runner"
 	"sestina/tensor"
 )
@@ -26,7 +27,7 @@ const (
 
 // setup is a model with a pool and options, as tests vary them.
 type setup struct {
-	tiny              bool // the tiny llama instead of the hash model
+	backend           string // of the tiny llama, and its quantisation: "cpu q8_0"; "" = the hash model
 	delay             func(rows int) time.Duration
 	blocks, blockSize int
 	opt               Options
@@ -58,8 +59,8 @@ func (s setup) unchecked(t testing.TB) (*Engine, error) {
 	}
 	s.opt.BlockSize = s.blockSize
 	r, err := newHashRunner(s.blocks, s.blockSize, s.delay)
-	if s.tiny {
-		r = newTinyRunner(t, s.blocks, s.blockSize)
+	if s.backend != "" {
+		r = newTinyRunner(t, s.backend, s.blocks, s.blockSize)
 	}
 	if err != nil {
 		return nil, err
@@ -88,19 +89,28 @@ func closeChecked(t testing.TB, e *Engine) {
 	}
 }
 
-func newTinyRunner(t testing.TB, blocks, blockSize int) *runner.ModelRunner {
+func newTinyRunner(t testing.TB, name string, blocks, blockSize int) *runner.ModelRunner {
 	t.Helper()
-	c, err := checkpoint.Open(tiny)
+	name, quant, _ := strings.Cut(name, " ")
+	path := tiny
+	if quant != "" {
+		path = "../model/testdata/gguf/llama_plain_" + quant + ".gguf"
+	}
+	c, err := checkpoint.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	b := ref.New(backend.Options{Activations: backend.ActivationsF32})
+	b, err := backend.Open(name, backend.Options{Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
 	m, err := model.Load(c, b, model.Options{MaxRows: 512, MaxLogitRows: 64})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := runner.New(m, b, runner.Config{Blocks: blocks, BlockSize: blockSize, KVDType: tensor.F32})
+	r, err := runner.New(m, b, runner.Config{Blocks: blocks, BlockSize: blockSize, KVDType: tensor.F16})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +179,7 @@ func (a *answer) equal(b *answer) bool {
 // The engine's greedy answers are transformers'.
 func TestGreedyEqualsTransformers(t *testing.T) {
 	golden := datatest.Safetensors(t, tiny+"/golden.safetensors")
-	e := setup{tiny: true}.open(t)
+	e := setup{backend: "ref"}.open(t)
 	ids, want := golden["seq0.input_ids"].I32, golden["seq0.greedy_ids"].I32
 	p := batch.Greedy()
 	p.IgnoreEOS = true

@@ -26,7 +26,7 @@ const victim = 1
 // concerns, with its reason; every other answer is what it would have been.
 func TestFaultsEndTheirRequestOnly(t *testing.T) {
 	reqs := workload(21, 60)
-	want := answersAlone(t, reqs, false)
+	want := answersAlone(t, reqs, "")
 	hits := func(step *batch.Step) (at []int) {
 		for i, s := range step.Seqs {
 			if s.Seq.Priority == victim && s.Seq.NumOutput() >= 2 && s.NeedsLogits() {
@@ -108,7 +108,7 @@ func TestFaultsEndTheirRequestOnly(t *testing.T) {
 // A step that fails once harms nobody: its sequences are computed again alone.
 func TestAStepThatFailsOnceHarmsNobody(t *testing.T) {
 	reqs := workload(22, 40)
-	want := answersAlone(t, reqs, false)
+	want := answersAlone(t, reqs, "")
 	n, copies := 0, 0
 	s := setup{blockSize: 4}
 	s.fail.onRun = func(step *batch.Step) error {
@@ -137,7 +137,7 @@ func TestAStepThatFailsOnceHarmsNobody(t *testing.T) {
 // and not committed is neither lost nor drawn twice.
 func TestABrokenCommitIsRepaired(t *testing.T) {
 	reqs := workload(23, 40)
-	want := answersAlone(t, reqs, false)
+	want := answersAlone(t, reqs, "")
 	n, broken := 0, 0
 	s := setup{blockSize: 4}
 	s.fail.onUpdate = func(step *batch.Step, res []batch.Result) {

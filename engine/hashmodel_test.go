@@ -16,6 +16,7 @@ import (
 type hashModel struct {
 	out   backend.Rows
 	delay func(rows int) time.Duration // how long a step takes; nil = as long as it takes
+	spent time.Duration                // inside Forward
 }
 
 func (m *hashModel) Info() model.Info {
@@ -60,6 +61,7 @@ func mix(x uint64) uint64 {
 }
 
 func (m *hashModel) Forward(in *batch.Input, kv backend.Cache) model.Output {
+	defer func(start time.Time) { m.spent += time.Since(start) }(time.Now())
 	if m.delay != nil {
 		time.Sleep(m.delay(in.Rows()))
 	}

@@ -76,7 +76,7 @@ func (e *Engine) Done() <-chan struct{} { return e.gone }
 func (e *Engine) post(c command) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.closing {
+	if !e.closing && !isClosed(e.gone) {
 		e.inbox = append(e.inbox, c)
 		e.wake.Signal()
 	}
