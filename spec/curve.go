@@ -20,26 +20,28 @@ import (
 // contexts, a hotter or busier machine make all steps slower, and a step of one
 // size then says something about the others. Both follow the error of each
 // prediction by a fixed fraction, more while little is known; one slow step (a
-// page fault) is clamped. Test: TestCurveLearns.
+// page fault, a busy machine) counts as a slightly slow one. Test: TestCurveLearns.
 type Curve struct {
 	prior func(rows int) time.Duration
 	drift float64
 	knots [numKnots]knot
 	steps uint64
+	reach int // most rows ever measured
 }
 
 // knot is the correction measured for steps of about so many rows.
 type knot struct {
 	shape float64
 	n     float64 // measurements; 0 = none
-	at    uint64  // step of the last one
 }
 
 const (
 	numKnots   = 80
+	octave     = 4 // knots
+	warmUp     = 3 // of the first measurements of a knot the fastest counts: pages are touched, buffers grow
 	driftRate  = 0.05
-	shapeRate  = 0.15
-	clampError = 1.4 // e^1.4 ≈ 4 times slower or faster than expected
+	shapeRate  = 0.1
+	clampError = 0.35 // of ln c: a step 1.4 times slower or faster than expected
 )
 
 // Roofline is the textbook prior: a step reads the weights once, at so many
@@ -71,8 +73,8 @@ func knotOf(rows int) (index int, axis float64) {
 	if rows <= 4 {
 		return rows - 1, float64(rows - 1)
 	}
-	octave := bits.Len(uint(rows)) - 1 // 2^octave ≤ rows
-	axis = 4*float64(octave-1) - 1 + 4*(float64(rows)/float64(int(1)<<octave)-1)
+	log := bits.Len(uint(rows)) - 1 // 2^log ≤ rows
+	axis = octave*float64(log-1) - 1 + octave*(float64(rows)/float64(int(1)<<log)-1)
 	return min(int(axis+0.5), numKnots-1), axis
 }
 
@@ -82,22 +84,25 @@ func (c *Curve) Observe(rows int, took time.Duration) {
 		return
 	}
 	c.steps++
+	c.reach = max(c.reach, rows)
 	i, _ := knotOf(rows)
-	k := &c.knots[i]
+	k, was := &c.knots[i], c.shape(rows)
 	err := math.Log(float64(took)) - math.Log(c.at(rows))
 	if c.steps == 1 {
 		c.drift = err // the scale of the prior is the first thing to go
-		*k = knot{n: 1, at: c.steps}
+		*k = knot{n: 1}
 		return
 	}
-	err = min(max(err, -clampError), clampError)
-	if k.n == 0 {
-		k.shape = c.shape(rows)
+	switch k.n++; {
+	case k.n == 1:
+		k.shape = was + err // all of it is the prior's error
+	case k.n <= warmUp:
+		k.shape += min(err, 0)
+	default:
+		err = min(max(err, -clampError), clampError)
+		k.shape += max(shapeRate, 1/k.n) * err
+		c.drift += driftRate * err
 	}
-	k.n++
-	k.shape += max(shapeRate, 1/(k.n+1)) * err
-	c.drift += driftRate * err
-	k.at = c.steps
 }
 
 // At is the expected duration of a step of so many rows. Steps of no rows take
@@ -108,10 +113,15 @@ func (c *Curve) at(rows int) float64 {
 	if rows < 1 {
 		return 0
 	}
-	return max(1, float64(c.prior(rows))) * math.Exp(c.drift+c.shape(rows))
+	return c.believed(rows) * math.Exp(c.drift+c.shape(rows))
 }
 
-// shape interpolates between the nearest measured knots, and is flat beyond them.
+// believed is the prior in nanoseconds, 1 at least.
+func (c *Curve) believed(rows int) float64 { return max(1, float64(c.prior(rows))) }
+
+// shape interpolates between the nearest measured knots. Below the first it is
+// flat; past the last it goes on for an octave if it was falling, since a prior
+// that was too dear so far is not expected to be right from here.
 func (c *Curve) shape(rows int) float64 {
 	i, axis := knotOf(rows)
 	below, above := -1, -1
@@ -130,44 +140,72 @@ func (c *Curve) shape(rows int) float64 {
 		return 0
 	case below < 0:
 		return c.knots[above].shape
-	case above < 0 || above == below:
+	case above < 0:
+		return c.knots[below].shape + min(0, c.trend(below))*min(axis-float64(below), octave)
+	case above == below:
 		return c.knots[below].shape
 	}
 	f := (axis - float64(below)) / float64(above-below)
 	return c.knots[below].shape + f*(c.knots[above].shape-c.knots[below].shape)
 }
 
-// age is how many steps ago steps of about so many rows were last measured.
-func (c *Curve) age(rows int) uint64 {
+// trend is the slope of shape per knot over about an octave up to knot i.
+func (c *Curve) trend(i int) float64 {
+	first := i
+	for j := i - 1; j >= 0 && i-first < octave; j-- {
+		if c.knots[j].n > 0 {
+			first = j
+		}
+	}
+	if first == i {
+		return 0
+	}
+	return (c.knots[i].shape - c.knots[first].shape) / float64(i-first)
+}
+
+// measured is how often steps of about so many rows were.
+func (c *Curve) measured(rows int) float64 {
 	i, _ := knotOf(rows)
-	return c.steps - c.knots[i].at
+	return c.knots[i].n
 }
 
 // Point is one measured place of a curve.
 type Point struct {
-	Knot  int     // which
-	Shape float64 // correction of the prior there, drift included
+	Rows int
+	Took time.Duration
 }
 
-// Points are what the curve has learnt, to be kept with the model's name and the
-// machine's and given to Restore at the next start.
+// Points are what the curve has learnt, ascending by rows, to be kept under the
+// model's and the machine's names and given to Restore at the next start.
 func (c *Curve) Points() []Point {
 	var out []Point
 	for i, k := range c.knots {
 		if k.n > 0 {
-			out = append(out, Point{i, k.shape + c.drift})
+			out = append(out, Point{rowsOf(i), c.At(rowsOf(i))})
 		}
 	}
 	return out
 }
 
-// Restore starts a curve from another's points, made with the same prior. What
-// makes no sense is left out; new measurements outweigh the old ones soon.
+// rowsOf is the number of rows that a knot stands for.
+func rowsOf(i int) int {
+	if i < octave {
+		return i + 1
+	}
+	i++
+	return (octave + i%octave) << (i/octave - 1)
+}
+
+// Restore starts a new curve from what another learnt. Points that make no sense
+// are left out; new measurements outweigh the old ones soon.
 func (c *Curve) Restore(points []Point) {
 	for _, p := range points {
-		if p.Knot >= 0 && p.Knot < numKnots && math.Abs(p.Shape) < 50 {
-			c.knots[p.Knot] = knot{shape: p.Shape - c.drift, n: 1}
-			c.steps = max(c.steps, 1)
+		if p.Rows < 1 || p.Rows > 1<<20 || p.Took <= 0 {
+			continue
 		}
+		i, _ := knotOf(p.Rows)
+		c.knots[i] = knot{shape: math.Log(float64(p.Took)) - math.Log(c.believed(p.Rows)) - c.drift, n: warmUp}
+		c.steps = max(c.steps, 1)
+		c.reach = max(c.reach, p.Rows)
 	}
 }

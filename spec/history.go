@@ -24,6 +24,14 @@ func (h *History) observe(class, accepted int, rejected bool, decay float32) {
 	}
 }
 
+// fade forgets a part of what is known of one class.
+func (h *History) fade(class int, decay float32) {
+	for j := range h[class] {
+		h[class][j].hits *= decay
+		h[class][j].trials *= decay
+	}
+}
+
 func (t *tally) add(hit, decay float32) {
 	t.hits = float32(t.hits*decay) + hit
 	t.trials = float32(t.trials*decay) + 1

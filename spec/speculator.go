@@ -14,6 +14,10 @@ type Config struct {
 	Fixed    int    // > 0: always so many drafts, no depth controller
 	Curve    *Curve // of this model on this machine; nil = unknown
 
+	// RejectionSampling verifies drafts that come with distributions against
+	// them: more are accepted, but seeded output then depends on the drafts.
+	RejectionSampling bool
+
 	Now func() time.Duration // a monotonic clock, to time the proposers; nil = the system's
 }
 
@@ -237,10 +241,11 @@ func (s *Speculator) allot(rows int) {
 // Verify fills v with what the target commits of seq, whose Drafts are those
 // that had rows, and keeps the outcome for Done. logprobs says that the request
 // wants log probabilities. Errors as [Verification.Verify].
-func (s *Speculator) Verify(v *Verification, seq *batch.Sequence, t *Target, drafts []int32) error {
+func (s *Speculator) Verify(v *Verification, seq *batch.Sequence, t *Target) error {
+	drafts := seq.Drafts
 	st := s.seqs[seq.ID]
 	var dists []sampler.Dist
-	if st != nil && st.dists != nil && len(drafts) > 0 && seq.Params.Logprobs < 0 {
+	if s.cfg.RejectionSampling && st != nil && st.dists != nil && len(drafts) > 0 && seq.Params.Logprobs < 0 {
 		dists = st.dists[:len(drafts)]
 	}
 	if err := v.Verify(t, drafts, dists); err != nil {

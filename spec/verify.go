@@ -41,6 +41,8 @@ type Verification struct {
 	Drafted  int              // drafts that had a row
 	Accepted int              // drafts that the target would have drawn; the last may have ended the sequence
 	Finish   batch.FinishReason
+
+	p sampler.Dist // the target's, of one row of rejection sampling
 }
 
 // Recovered reports whether a draft was rejected: the last token replaces it.
@@ -84,14 +86,14 @@ func (v *Verification) Verify(t *Target, drafts []int32, dists []sampler.Dist) e
 			return s, i < len(drafts) && s.Token == drafts[i], err
 		})
 	}
-	r := rejection{t: t, drafts: drafts, dists: dists, accept: acceptRatio}
+	r := rejection{t: t, drafts: drafts, dists: dists, p: &v.p, accept: acceptRatio}
 	return v.verify(t, drafts, r.draw)
 }
 
 // verify is the loop of both kinds: draw returns the token of output t.Output+i
 // and whether it is draft i.
 func (v *Verification) verify(t *Target, drafts []int32, draw func(i int) (s sampler.Sample, accepted bool, err error)) error {
-	*v = Verification{Samples: v.Samples[:0], Tokens: v.Tokens[:0], Drafted: len(drafts)}
+	*v = Verification{Samples: v.Samples[:0], Tokens: v.Tokens[:0], Drafted: len(drafts), p: v.p}
 	for i := 0; ; i++ {
 		s, accepted, err := draw(i)
 		if err != nil {
@@ -118,7 +120,7 @@ type rejection struct {
 	t      *Target
 	drafts []int32
 	dists  []sampler.Dist
-	p      sampler.Dist
+	p      *sampler.Dist
 	accept func(p, q, u float64) bool
 }
 
@@ -132,14 +134,14 @@ func (r *rejection) draw(i int) (s sampler.Sample, accepted bool, err error) {
 		s.Top = slices.Clone(s.Top)
 		return s, false, err
 	}
-	if err = r.t.Sampler.Distribution(&r.p, r.t.Row(i), out); err != nil {
+	if err = r.t.Sampler.Distribution(r.p, r.t.Row(i), out); err != nil {
 		return s, false, err
 	}
 	x, q := r.drafts[i], &r.dists[i]
 	if r.accept(float64(r.p.Prob(x)), float64(q.Prob(x)), r.t.Sampler.Uniform(out, sampler.LaneAccept)) {
 		return sampler.Sample{Token: x}, true, nil
 	}
-	return sampler.Sample{Token: residual(&r.p, q, r.t.Sampler.Uniform(out, sampler.LaneResidual))}, false, nil
+	return sampler.Sample{Token: residual(r.p, q, r.t.Sampler.Uniform(out, sampler.LaneResidual))}, false, nil
 }
 
 // residual is the id at u ∈ [0, 1) of the distribution (p − q)⁺, normalised;
