@@ -50,7 +50,7 @@ func (c *attendCase) layerName() string {
 
 var (
 	blockSizes = []int{1, 4, 7, 16, 32, 64}
-	kvFormats  = []tensor.DType{tensor.F32, tensor.F16, tensor.BF16}
+	kvFormats  = []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0}
 	headShapes = [][3]int{{4, 4, 8}, {4, 2, 16}, {8, 2, 32}, {3, 1, 64}, {6, 3, 16}, {8, 1, 8}, {9, 3, 64}, {2, 1, 80}, {1, 1, 128}}
 	windows    = []int{0, 0, 1, 5, 16, 17, 33, 300}
 	rotaries   = []rotary{{part: 1}, {part: 1, interleaved: true}, {}, {part: 2}, {part: 4, interleaved: true}}
@@ -63,7 +63,7 @@ func attendChecks() []check {
 	rng := rand.New(rand.NewPCG(6, 6))
 	for _, kv := range kvFormats {
 		for i, h := range headShapes {
-			c := attendCase{kv: kv, heads: h[0], kvHeads: h[1], dim: h[2], lens: []int{37, 1, 18},
+			c := attendCase{kv: kv, heads: h[0], kvHeads: h[1], dim: fit(kv, h[2]), lens: []int{37, 1, 18},
 				window: windows[rng.IntN(len(windows))], qkNorm: rng.IntN(2) == 0, rotary: rotaries[rng.IntN(len(rotaries))],
 				schedules: []schedule{whole, oneByOne, random, random}}
 			for j := range blockSizes {
@@ -73,11 +73,11 @@ func attendChecks() []check {
 			}
 		}
 		for i, window := range windows[1:] {
-			c := attendCase{kv: kv, heads: 2, kvHeads: 1, dim: 16, lens: []int{300, 1, 257}, window: window,
+			c := attendCase{kv: kv, heads: 2, kvHeads: 1, dim: fit(kv, 16), lens: []int{300, 1, 257}, window: window,
 				block: blockSizes[i%len(blockSizes)], rotary: rotaries[i%len(rotaries)], schedules: []schedule{whole, random, decodeAfter(5)}}
 			cases = append(cases, c)
 		}
-		c := attendCase{kv: kv, heads: 2, kvHeads: 2, dim: 8, lens: []int{530}, block: 7, schedules: []schedule{whole, decodeAfter(20), chunks(255)}}
+		c := attendCase{kv: kv, heads: 2, kvHeads: 2, dim: fit(kv, 8), lens: []int{530}, block: 7, schedules: []schedule{whole, decodeAfter(20), chunks(255)}}
 		cases = append(cases, c)
 		c.block, c.lens, c.schedules = 16, []int{35}, nil
 		for n := range 35 {
@@ -91,6 +91,12 @@ func attendChecks() []check {
 		out = append(out, check{fmt.Sprintf("attend/%v", c.kv), c.String(), backend.ActivationsAuto, c.run})
 	}
 	return out
+}
+
+// fit is the next head size that a KV format has: quantised ones share scales in 32.
+func fit(kv tensor.DType, dim int) int {
+	n := kv.BlockSize()
+	return (dim + n - 1) / n * n
 }
 
 // whole computes every sequence in one step.
@@ -257,7 +263,7 @@ func (l *layer) newPool(rng *rand.Rand) (*paged, error) {
 		blocks += (n + l.c.block - 1) / l.c.block
 	}
 	cache, err := l.b.NewCache(backend.CacheSpec{
-		Layers: []backend.CacheLayer{{KVHeads: 1, HeadDim: 16}, {KVHeads: l.c.kvHeads, HeadDim: l.c.dim}},
+		Layers: []backend.CacheLayer{{KVHeads: 1, HeadDim: 32}, {KVHeads: l.c.kvHeads, HeadDim: l.c.dim}},
 		Blocks: blocks, BlockSize: l.c.block, DType: l.c.kv})
 	if err != nil {
 		return nil, err

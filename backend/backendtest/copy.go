@@ -14,7 +14,7 @@ func copyChecks() []check {
 	var out []check
 	for _, kv := range kvFormats {
 		for _, block := range blockSizes {
-			c := attendCase{seed: 9, block: block, kv: kv, heads: 2, kvHeads: 1, dim: 16, lens: []int{41}}
+			c := attendCase{seed: 9, block: block, kv: kv, heads: 2, kvHeads: 1, dim: fit(kv, 16), lens: []int{41}}
 			out = append(out, check{"copy", c.String(), backend.ActivationsAuto, c.runCopied})
 		}
 	}

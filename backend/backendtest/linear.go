@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -323,10 +324,10 @@ func refusals(t *testing.T, b backend.Backend) {
 			t.Errorf("matrix %q was accepted", s.Name)
 		}
 	}
-	for _, d := range []tensor.DType{tensor.I32, tensor.Q4_K} {
-		spec := backend.CacheSpec{Layers: []backend.CacheLayer{{KVHeads: 1, HeadDim: 8}}, Blocks: 2, BlockSize: 4, DType: d}
-		if _, err := b.NewCache(spec); err == nil {
-			t.Errorf("a KV cache of %v was accepted", d)
+	for d, dim := range map[tensor.DType]int{tensor.I32: 8, tensor.Q4_K: 256, tensor.Q8_0: 48, tensor.Q4_0: 80} {
+		spec := backend.CacheSpec{Layers: []backend.CacheLayer{{KVHeads: 1, HeadDim: dim}}, Blocks: 2, BlockSize: 4, DType: d}
+		if _, err := b.NewCache(spec); err == nil || !strings.Contains(err.Error(), d.String()) {
+			t.Errorf("a KV cache of %v with heads of %d: %v, want an error that names the dtype", d, dim, err)
 		}
 	}
 }

@@ -37,8 +37,8 @@ func (b *Backend) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.Cach
 		}
 		slot := int(in.Slots[row])
 		for h := range op.KVHeads {
-			storeRounded(c.head(op.Layer, slot, 0, h), x[(op.Heads+h)*D:][:D], c.spec.DType)
-			storeRounded(c.head(op.Layer, slot, 1, h), x[(op.Heads+op.KVHeads+h)*D:][:D], c.spec.DType)
+			c.store(op.Layer, slot, 0, h, x[(op.Heads+h)*D:][:D])
+			c.store(op.Layer, slot, 1, h, x[(op.Heads+op.KVHeads+h)*D:][:D])
 		}
 	}
 	for i := range in.Spans {
@@ -87,6 +87,16 @@ func storeRounded(dst, src []float32, d tensor.DType) {
 	}
 }
 
+// store rounds or quantises one head's K (which = 0) or V (1) of one slot.
+func (c *cache) store(layer, slot, which, head int, x []float32) {
+	e := c.head(layer, slot, which, head)
+	if c.quantised() {
+		e.quantise(x, c.spec.DType)
+		return
+	}
+	storeRounded(e.values, x, c.spec.DType)
+}
+
 // keys reads one head's K and V of one sequence through its block table.
 type keys struct {
 	c           *cache
@@ -94,7 +104,7 @@ type keys struct {
 	table       []int32
 }
 
-func (k keys) at(pos, which int) []float32 {
+func (k keys) at(pos, which int) entry {
 	B := k.c.spec.BlockSize
 	slot := int(k.table[pos/B])*B + pos%B
 	return k.c.head(k.layer, slot, which, k.head)
@@ -112,11 +122,15 @@ type state struct {
 // (FlashAttention's recurrence, Dao et al. 2022; partitions as in
 // Flash-Decoding), in the contract's order.
 func flash(q []float32, k keys, lo, pos int) []float32 {
+	score := dotFloats(q)
+	if k.c.quantised() {
+		score = dotCodes(quantiseQuery(q))
+	}
 	var parts []state
 	for p := lo / Partition; p <= pos/Partition; p++ {
 		s := state{m: float32(math.Inf(-1)), acc: make([]float32, len(q))}
 		for t := max(p*Partition, lo/Tile*Tile); t < min((p+1)*Partition, pos+1); t += Tile {
-			s.tile(q, k, t, max(lo, t), min(pos, t+Tile-1))
+			s.tile(score, k, t, max(lo, t), min(pos, t+Tile-1))
 		}
 		parts = append(parts, s)
 	}
@@ -124,13 +138,11 @@ func flash(q []float32, k keys, lo, pos int) []float32 {
 }
 
 // tile takes visible keys [from, to] of the tile that starts at position t.
-func (s *state) tile(q []float32, k keys, t, from, to int) {
+func (s *state) tile(dot func(entry) float32, k keys, t, from, to int) {
 	var score [Tile]float32
 	m := s.m
 	for j := from; j <= to; j++ {
-		for d, key := range k.at(j, 0) {
-			score[j-t] = f32.FMA(q[d], key, score[j-t])
-		}
+		score[j-t] = dot(k.at(j, 0))
 		m = max(m, score[j-t])
 	}
 	alpha := f32.Exp(s.m - m)
@@ -146,8 +158,13 @@ func (s *state) tile(q []float32, k keys, t, from, to int) {
 		s.acc[d] = float32(s.acc[d] * alpha)
 	}
 	for j := from; j <= to; j++ {
-		for d, v := range k.at(j, 1) {
-			s.acc[d] = f32.FMA(score[j-t], v, s.acc[d])
+		v := k.at(j, 1)
+		for d := range s.acc {
+			p := score[j-t]
+			if v.scales != nil {
+				p *= v.scales[d/32]
+			}
+			s.acc[d] = f32.FMA(p, v.values[d], s.acc[d])
 		}
 	}
 	s.m = m
@@ -183,8 +200,9 @@ func textbook(q []float32, k keys, lo, pos int) []float64 {
 	scores := make([]float64, pos+1)
 	top := math.Inf(-1)
 	for j := lo; j <= pos; j++ {
-		for d, key := range k.at(j, 0) {
-			scores[j] += float64(q[d]) * float64(key)
+		key := k.at(j, 0)
+		for d := range q {
+			scores[j] += float64(q[d]) * key.at(d)
 		}
 		top = max(top, scores[j])
 	}
@@ -192,8 +210,9 @@ func textbook(q []float32, k keys, lo, pos int) []float64 {
 	for j := lo; j <= pos; j++ {
 		p := math.Exp(scores[j] - top)
 		sum += p
-		for d, v := range k.at(j, 1) {
-			out[d] += p * float64(v)
+		v := k.at(j, 1)
+		for d := range out {
+			out[d] += p * v.at(d)
 		}
 	}
 	for d := range out {

@@ -163,12 +163,15 @@ func (b *Backend) Gather(dst, src backend.Rows, rows []int32) {
 
 var _ backend.Backend = (*Backend)(nil)
 
-// cache stores every K and V value rounded to the pool's dtype, as float32:
-// [layer][slot][K heads then V heads][dim].
+// cache stores every K and V value rounded to the pool's dtype, or its code, as
+// float32: [layer][slot][K heads then V heads][dim], and scales [dim/32].
 type cache struct {
-	spec backend.CacheSpec
-	kv   [][]float32
+	spec   backend.CacheSpec
+	kv     [][]float32
+	scales [][]float32
 }
+
+func (c *cache) quantised() bool { return c.spec.DType == tensor.Q8_0 || c.spec.DType == tensor.Q4_0 }
 
 func (c *cache) Spec() backend.CacheSpec { return c.spec }
 func (c *cache) Bytes() uint64 {
@@ -178,21 +181,34 @@ func (c *cache) Close() error { return nil }
 
 func (b *Backend) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
 	switch spec.DType {
-	case tensor.F32, tensor.F16, tensor.BF16:
+	case tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0:
 	default:
-		return nil, fmt.Errorf("KV cache dtype %v is not built: use f32, f16 or bf16", spec.DType)
+		return nil, fmt.Errorf("KV cache dtype %v is not built: use f32, f16, bf16, q8_0 or q4_0", spec.DType)
 	}
 	c := &cache{spec: spec}
 	for _, l := range spec.Layers {
-		c.kv = append(c.kv, make([]float32, spec.Blocks*spec.BlockSize*2*l.KVHeads*l.HeadDim))
+		n := spec.Blocks * spec.BlockSize * 2 * l.KVHeads * l.HeadDim
+		c.kv = append(c.kv, make([]float32, n))
+		if !c.quantised() {
+			continue
+		}
+		if l.HeadDim%32 != 0 {
+			return nil, fmt.Errorf("KV cache dtype %v needs a head dimension that is a multiple of 32, and this model's is %d: use f16, bf16 or f32", spec.DType, l.HeadDim)
+		}
+		c.scales = append(c.scales, make([]float32, n/32))
 	}
 	return c, nil
 }
 
-// head returns the values of K (which = 0) or V (1) of one head in one slot.
-func (c *cache) head(layer, slot, which, head int) []float32 {
+// head returns K (which = 0) or V (1) of one head in one slot.
+func (c *cache) head(layer, slot, which, head int) entry {
 	l := c.spec.Layers[layer]
-	return c.kv[layer][((slot*2+which)*l.KVHeads+head)*l.HeadDim:][:l.HeadDim]
+	at := ((slot*2+which)*l.KVHeads + head) * l.HeadDim
+	e := entry{values: c.kv[layer][at:][:l.HeadDim]}
+	if c.quantised() {
+		e.scales = c.scales[layer][at/32:][:l.HeadDim/32]
+	}
+	return e
 }
 
 // CopyBlocks copies blocks in every layer.
@@ -202,6 +218,9 @@ func (b *Backend) CopyBlocks(kv backend.Cache, copies []batch.BlockCopy) {
 		n := c.spec.BlockSize * 2 * l.KVHeads * l.HeadDim
 		for _, cp := range copies {
 			copy(c.kv[layer][int(cp.Dst)*n:][:n], c.kv[layer][int(cp.Src)*n:])
+			if c.quantised() {
+				copy(c.scales[layer][int(cp.Dst)*n/32:][:n/32], c.scales[layer][int(cp.Src)*n/32:])
+			}
 		}
 	}
 }

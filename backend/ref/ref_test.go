@@ -31,9 +31,13 @@ func near(t *testing.T, what string, got float32, want, size, tolerance float64)
 
 func TestFlashEqualsTextbookSoftmax(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
-	const dim, context, block = 16, 800, 5
+	const context, block = 800, 5
 	b := New(backend.Options{})
-	for _, d := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16} {
+	for _, d := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0} {
+		dim, tolerance := 16, 2e-6
+		if d == tensor.Q8_0 || d == tensor.Q4_0 {
+			dim, tolerance = 32, 4e-6
+		}
 		kv, err := b.NewCache(backend.CacheSpec{Layers: []backend.CacheLayer{{KVHeads: 1, HeadDim: dim}},
 			Blocks: context / block, BlockSize: block, DType: d})
 		if err != nil {
@@ -46,7 +50,7 @@ func TestFlashEqualsTextbookSoftmax(t *testing.T) {
 		k := keys{c: kv.(*cache), table: table}
 		for pos := range context {
 			for which := range 2 {
-				storeRounded(k.at(pos, which), normals(rng, dim), d)
+				k.c.store(0, int(table[pos/block])*block+pos%block, which, 0, normals(rng, dim))
 			}
 		}
 		compared := 0
@@ -56,9 +60,16 @@ func TestFlashEqualsTextbookSoftmax(t *testing.T) {
 					continue
 				}
 				q := normals(rng, dim)
-				want := textbook(q, k, lo, pos)
+				exact := q // what the scores see
+				if k.c.quantised() {
+					exact = make([]float32, dim)
+					for i, e := 0, quantiseQuery(q); i < dim; i++ {
+						exact[i] = float32(e.at(i))
+					}
+				}
+				want := textbook(exact, k, lo, pos)
 				for i, v := range flash(q, k, lo, pos) {
-					near(t, "attention", v, want[i], 1, 2e-6)
+					near(t, "attention", v, want[i], 1, tolerance)
 					compared++
 				}
 			}
@@ -265,6 +276,35 @@ func TestQuantizeIsWithinHalfAStep(t *testing.T) {
 		}
 		if sum != a.Sum || i < 2 && a.D != 0 {
 			t.Fatalf("block %d: sum %d, want %d; scale %v", i, a.Sum, sum, a.D)
+		}
+	}
+}
+
+// TestQuantisedCacheIsWithinHalfAStep: what is read is near what was stored, a
+// block of zeros is zeros, and what cannot be represented reads as NaN.
+func TestQuantisedCacheIsWithinHalfAStep(t *testing.T) {
+	rng := rand.New(rand.NewPCG(6, 6))
+	for _, d := range []tensor.DType{tensor.Q8_0, tensor.Q4_0} {
+		for range 100 {
+			x, e := normals(rng, 64), entry{make([]float32, 64), make([]float32, 2)}
+			e.quantise(x, d)
+			for i, v := range x {
+				step := math.Abs(float64(e.scales[i/32]))
+				if d == tensor.Q4_0 && e.values[i] == 7 {
+					step *= 2 // codes end at 7, half the range at -8
+				}
+				if diff := math.Abs(e.at(i) - float64(v)); diff > 0.501*step {
+					t.Fatalf("%v: %v reads as %v, more than half of %v off", d, v, e.at(i), step)
+				}
+			}
+		}
+		for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(-1)), 1e30} {
+			x, e := make([]float32, 64), entry{make([]float32, 64), make([]float32, 2)}
+			x[40] = bad
+			e.quantise(x, d)
+			if e.at(0) != 0 || e.at(33) == e.at(33) {
+				t.Errorf("%v: %v beside zeros reads as %v, other 32 as %v", d, bad, e.at(33), e.at(0))
+			}
 		}
 	}
 }

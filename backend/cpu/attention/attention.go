@@ -23,6 +23,27 @@
 // blended: their scores become -Inf whatever they were, and their V is never
 // multiplied, because a stale slot may hold NaN and 0·NaN is NaN.
 //
+// # Quantised K and V
+//
+// Q8_0 and Q4_0 keep codes of 8 or 4 bits and one float16 scale for every 32
+// dimensions of a position's K or V of one head, written once: a scale along
+// positions would requantise them as a block fills. With x the value of greatest
+// magnitude among the 32 (the negative of two):
+//
+//	Q8_0: d = f16(|x|/127), codes in [-127, 127]; Q4_0: d = f16(x/-8), codes in [-8, 7]
+//	code = round-half-even(v·(1/d)), within those bounds; 0 if d is 0, infinite or NaN
+//
+// All but the products is as above. Scores are integer dots: a scaled query row
+// is quantised as activations are, per 32 dimensions, dq = max|q|/127 in float32
+// (0 below 1e-30, NaN if one of the 32 is not finite), codes round-half-even(q·(1/dq)).
+// For blocks b of 32 dimensions ascending, from +0:
+//
+//	s = fma(f32(Σ codeQ·codeK), dq·dK, s)
+//
+// p·V takes the scale of V with the weight: acc = fma(p[j]·d, f32(code), acc).
+// Products in parentheses or before a comma are rounded to float32. A group of V
+// or K that held NaN, an infinity or more than float16's range reads as NaN.
+//
 // # One loop
 //
 // A partition of up to 8 rows runs in three passes over scratch that stays in
@@ -40,6 +61,7 @@ import (
 	"fmt"
 	"math"
 
+	"sestina/internal/cpuinfo"
 	"sestina/internal/f32"
 	"sestina/internal/simd"
 )
@@ -94,7 +116,11 @@ func New(l Layout) (*Kernel, error) {
 	if err := l.Validate(); err != nil {
 		return nil, err
 	}
-	return &Kernel{l, simd.Current()}, nil
+	level := simd.Current()
+	if l.quantised() && level == simd.AVX512 && !cpuinfo.AVX512VNNI {
+		level = simd.AVX2
+	}
+	return &Kernel{l, level}, nil
 }
 
 // A state is l[16], acc[width], m, and padding to whole vectors.
@@ -108,12 +134,15 @@ const (
 	maxRows     = 8       // rows of one pass
 	scoreStride = 16 * 16 // of a row's scores in Scratch
 	alphaStride = 2 * 16  // of a row's alphas; the kernel writes whole vectors
+
+	scaledStride = 2 * 16 // of a row's weights times two scales
 )
 
 // Scratch is a thread's working memory; it grows to what the largest query
 // needs and then no call allocates.
 type Scratch struct {
-	q       []float32 // scaled queries, transposed per pass: [dim][rows]
+	q       []float32    // scaled queries, transposed per pass: [dim][rows]
+	codes   []queryBlock // the same for quantised keys: [block][rows]
 	states  []float32
 	sum     []float32
 	weights []float32
@@ -127,6 +156,7 @@ type Scratch struct {
 type page struct {
 	scores [maxRows * scoreStride]float32
 	alpha  [maxRows * alphaStride]float32
+	scaled [maxRows * scaledStride]float32 // a tile's weights times the scales of V
 }
 
 // keys is where one head's tiles of one partition lie: in the pool, or packed.
@@ -227,6 +257,10 @@ func (k *Kernel) passes(rows int, f func(a, b int)) {
 
 // transpose scales the queries and lays each pass out as [dim][rows].
 func (k *Kernel) transpose(q *Query, s *Scratch) {
+	if k.quantised() {
+		k.quantiseQueries(q, s)
+		return
+	}
 	D, rows := k.HeadDim, q.Rows*q.Group
 	buf := grow(&s.q, rows*D)
 	k.passes(rows, func(a, b int) {

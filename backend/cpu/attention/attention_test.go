@@ -74,7 +74,15 @@ func sameBits(a, b []float32) bool {
 	return len(a) == len(b)
 }
 
-var dtypes = []tensor.DType{tensor.F32, tensor.F16, tensor.BF16}
+var dtypes = []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0}
+
+// fit is the nearest head size that the dtype has.
+func fit(d tensor.DType, dim int) int {
+	if (Layout{DType: d}).quantised() {
+		return (dim + 31) &^ 31
+	}
+	return dim
+}
 
 // TestBitsEqualTheContract: every instruction set, dtype, block size, head
 // size and group, at contexts, windows and row counts around the edges of
@@ -86,9 +94,9 @@ func TestBitsEqualTheContract(t *testing.T) {
 	counts := []int{1, 1, 2, 5, 17}
 	for _, dtype := range dtypes {
 		for _, block := range []int{1, 4, 7, 16, 32, 48, 64} {
-			for _, dim := range []int{8, 16, 20, 64, 80, 128} {
+			for _, dim := range []int{8, 16, 20, 64, 80, 128} { // 32, 64, 96 and 128 for quantised ones
 				for _, group := range []int{1, 2, 3, 4, 8} {
-					l := Layout{KVHeads: 1 + r.IntN(3), HeadDim: dim, BlockSize: block, DType: dtype}
+					l := Layout{KVHeads: 1 + r.IntN(3), HeadDim: fit(dtype, dim), BlockSize: block, DType: dtype}
 					n := contexts[r.IntN(len(contexts))]
 					s := newSequence(r, l, n)
 					q := s.query(r, min(n, counts[r.IntN(len(counts))]), group, windows[r.IntN(len(windows))])
@@ -140,13 +148,15 @@ func checkContract(t *testing.T, r *rand.Rand, s *sequence, q *Query) {
 
 func TestSoftCapAndSinks(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
-	for _, block := range []int{7, 16} {
-		for _, n := range []int{5, 300} {
-			s := newSequence(r, Layout{2, 16, block, tensor.F16}, n)
-			q := s.query(r, 3, 4, 0)
-			q.SoftCap, q.Sinks = 2, []float32{-3, 0, 1, 20}
-			checkContract(t, r, s, q)
-			compareTextbook(t, s, q)
+	for _, dtype := range []tensor.DType{tensor.F16, tensor.Q8_0, tensor.Q4_0} {
+		for _, block := range []int{7, 16} {
+			for _, n := range []int{5, 300} {
+				s := newSequence(r, Layout{2, fit(dtype, 16), block, dtype}, n)
+				q := s.query(r, 3, 4, 0)
+				q.SoftCap, q.Sinks = 2, []float32{-3, 0, 1, 20}
+				checkContract(t, r, s, q)
+				compareTextbook(t, s, q)
+			}
 		}
 	}
 }
@@ -182,39 +192,45 @@ func compareTextbook(t *testing.T, s *sequence, q *Query) {
 // TestChunkingAndBlockSizeDoNotMatter: prefill in one go, in chunks, or a
 // position at a time, in any block size: the same bits.
 func TestChunkingAndBlockSizeDoNotMatter(t *testing.T) {
-	const n, group, dim = 290, 3, 16
-	for _, window := range []int{0, 50} {
-		var want func(i, g int) []float32
-		for _, block := range []int{16, 1, 7, 64} {
-			r := rand.New(rand.NewPCG(4, uint64(window))) // the same values for every block size
-			l := Layout{2, dim, block, tensor.F16}
-			s := &sequence{}
-			*s = *newSequence(rand.New(rand.NewPCG(5, 5)), l, n)
-			restoreValues(s, r)
-			q := s.query(r, n, group, window)
-			q.KVHead = 1
-			for i := range q.Q {
-				q.Q[i] = float32(math.Sin(float64(i/q.Stride*1000 + i%q.Stride)))
+	for _, dtype := range []tensor.DType{tensor.F16, tensor.Q8_0, tensor.Q4_0} {
+		for _, window := range []int{0, 50} {
+			chunkingDoesNotMatter(t, dtype, window)
+		}
+	}
+}
+
+func chunkingDoesNotMatter(t *testing.T, dtype tensor.DType, window int) {
+	const n, group = 290, 3
+	var want func(i, g int) []float32
+	for _, block := range []int{16, 1, 7, 64} {
+		r := rand.New(rand.NewPCG(4, uint64(window))) // the same values for every block size
+		l := Layout{2, fit(dtype, 16), block, dtype}
+		s := &sequence{}
+		*s = *newSequence(rand.New(rand.NewPCG(5, 5)), l, n)
+		restoreValues(s, r)
+		q := s.query(r, n, group, window)
+		q.KVHead = 1
+		for i := range q.Q {
+			q.Q[i] = float32(math.Sin(float64(i/q.Stride*1000 + i%q.Stride)))
+		}
+		for _, k := range kernels(t, l) {
+			all := attend(t, k, s, q)
+			if want == nil {
+				want = all
 			}
-			for _, k := range kernels(t, l) {
-				all := attend(t, k, s, q)
-				if want == nil {
-					want = all
-				}
-				for i := 0; i < n; {
-					rows := min(n-i, 1+(i*7)%23)
-					part := *q
-					part.Q, part.Rows, part.Pos = q.Q[i*q.Stride:], rows, i
-					got := attend(t, k, s, &part)
-					for j := range rows {
-						for g := range group {
-							if !sameBits(got(j, g), want(i+j, g)) || !sameBits(all(i+j, g), want(i+j, g)) {
-								t.Fatalf("%v block %d window %d: position %d head %d differs", k.level, block, window, i+j, g)
-							}
+			for i := 0; i < n; {
+				rows := min(n-i, 1+(i*7)%23)
+				part := *q
+				part.Q, part.Rows, part.Pos = q.Q[i*q.Stride:], rows, i
+				got := attend(t, k, s, &part)
+				for j := range rows {
+					for g := range group {
+						if !sameBits(got(j, g), want(i+j, g)) || !sameBits(all(i+j, g), want(i+j, g)) {
+							t.Fatalf("%v %v block %d window %d: position %d head %d differs", dtype, k.level, block, window, i+j, g)
 						}
 					}
-					i += rows
 				}
+				i += rows
 			}
 		}
 	}
@@ -237,26 +253,33 @@ func restoreValues(s *sequence, r *rand.Rand) {
 // TestInvisibleValuesAreNeverTouched poisons K and V of one position with NaN:
 // only rows that see it may notice, even those that share a pass with them.
 func TestInvisibleValuesAreNeverTouched(t *testing.T) {
-	const n, rows, group, window = 120, 40, 2, 37
-	for _, block := range []int{5, 16} {
-		for poisoned := n - rows - window; poisoned < n; poisoned += 7 {
-			r := rand.New(rand.NewPCG(10, 10))
-			s := newSequence(r, Layout{1, 16, block, tensor.F16}, n)
-			q := s.query(r, rows, group, window)
-			for _, k := range kernels(t, s.layout) {
-				want := attend(t, k, s, q)
-				bad := *s
-				bad.pool = slices.Clone(s.pool)
-				nan := slices.Repeat([]float32{float32(math.NaN())}, 16)
-				s.layout.Store(bad.pool, s.table[poisoned/block]*int32(block)+int32(poisoned%block), 0, nan, nan)
-				got := attend(t, k, &bad, q)
-				for i := range rows {
-					lo, pos := q.visible(i)
-					sees := lo <= poisoned && poisoned <= pos
-					if same := sameBits(got(i, 1), want(i, 1)); same == sees {
-						t.Fatalf("%v block %d: position %d is NaN; row of [%d, %d] changed: %v", k.level, block, poisoned, lo, pos, !same)
-					}
-				}
+	const n, rows, window = 120, 40, 37
+	for _, dtype := range []tensor.DType{tensor.F16, tensor.Q8_0, tensor.Q4_0} {
+		for _, block := range []int{5, 16} {
+			for poisoned := n - rows - window; poisoned < n; poisoned += 7 {
+				r := rand.New(rand.NewPCG(10, 10))
+				s := newSequence(r, Layout{1, fit(dtype, 16), block, dtype}, n)
+				poison(t, s, s.query(r, rows, 2, window), poisoned)
+			}
+		}
+	}
+}
+
+func poison(t *testing.T, s *sequence, q *Query, poisoned int) {
+	block := s.layout.BlockSize
+	for _, k := range kernels(t, s.layout) {
+		want := attend(t, k, s, q)
+		bad := *s
+		bad.pool = slices.Clone(s.pool)
+		nan := slices.Repeat([]float32{float32(math.NaN())}, s.layout.HeadDim)
+		s.layout.Store(bad.pool, s.table[poisoned/block]*int32(block)+int32(poisoned%block), 0, nan, nan)
+		got := attend(t, k, &bad, q)
+		for i := range q.Rows {
+			lo, pos := q.visible(i)
+			sees := lo <= poisoned && poisoned <= pos
+			if same := sameBits(got(i, 1), want(i, 1)); same == sees {
+				t.Fatalf("%v %v block %d: position %d is NaN; row of [%d, %d] changed: %v",
+					s.layout.DType, k.level, block, poisoned, lo, pos, !same)
 			}
 		}
 	}
@@ -266,8 +289,9 @@ func TestInvisibleValuesAreNeverTouched(t *testing.T) {
 // different scratches, combine to what one thread computes.
 func TestPartitionsByManyHands(t *testing.T) {
 	r := rand.New(rand.NewPCG(6, 6))
-	for _, window := range []int{0, 300} {
-		s := newSequence(r, Layout{2, 64, 32, tensor.BF16}, 900)
+	for i, dtype := range []tensor.DType{tensor.BF16, tensor.BF16, tensor.Q8_0, tensor.Q4_0} {
+		window := i % 2 * 300
+		s := newSequence(r, Layout{2, 64, 32, dtype}, 900)
 		q := s.query(r, 5, 3, window)
 		for _, k := range kernels(t, s.layout) {
 			want := attend(t, k, s, q)
@@ -287,7 +311,7 @@ func TestPartitionsByManyHands(t *testing.T) {
 			for i := range q.Rows {
 				for g := range q.Group {
 					if got := out[(i*q.Group+g)*k.HeadDim:][:k.HeadDim]; !sameBits(got, want(i, g)) {
-						t.Fatalf("%v window %d: row %d head %d differs", k.level, window, i, g)
+						t.Fatalf("%v %v window %d: row %d head %d differs", dtype, k.level, window, i, g)
 					}
 				}
 			}
@@ -299,9 +323,9 @@ func TestPartitionsByManyHands(t *testing.T) {
 func TestStoreWritesItsSlotOnly(t *testing.T) {
 	for _, dtype := range dtypes {
 		for _, block := range []int{1, 5, 16, 48} {
-			l := Layout{KVHeads: 2, HeadDim: 20, BlockSize: block, DType: dtype}
+			l := Layout{KVHeads: 2, HeadDim: fit(dtype, 20), BlockSize: block, DType: dtype}
 			pool := slices.Repeat([]byte{0xaa}, 3*l.BlockBytes())
-			one := slices.Repeat([]float32{1}, 20)
+			one := slices.Repeat([]float32{1}, l.HeadDim)
 			l.Store(pool, int32(2*block-1), 1, one, one)
 			changed := 0
 			for i, b := range pool {
@@ -312,15 +336,15 @@ func TestStoreWritesItsSlotOnly(t *testing.T) {
 					}
 				}
 			}
-			if changed != 2*20*l.size() {
-				t.Fatalf("%v block %d: %d bytes changed, want %d", dtype, block, changed, 2*20*l.size())
+			if changed != 2*l.headBytes() {
+				t.Fatalf("%v block %d: %d bytes changed, want %d", dtype, block, changed, 2*l.headBytes())
 			}
 		}
 	}
 }
 
 func TestMisuse(t *testing.T) {
-	for _, l := range []Layout{{1, 8, 16, tensor.Q8_0}, {0, 8, 16, tensor.F16}, {1, 0, 16, tensor.F16}, {1, 8, 0, tensor.F16}, {1, 8, 1 << 30, tensor.F16}} {
+	for _, l := range []Layout{{1, 32, 16, tensor.Q4_1}, {1, 48, 16, tensor.Q8_0}, {1, 80, 16, tensor.Q4_0}, {0, 8, 16, tensor.F16}, {1, 0, 16, tensor.F16}, {1, 8, 0, tensor.F16}, {1, 8, 1 << 30, tensor.F16}} {
 		if _, err := New(l); err == nil {
 			t.Errorf("%+v must be refused", l)
 		}
@@ -351,15 +375,18 @@ func TestMisuse(t *testing.T) {
 
 func TestSteadyStateDoesNotAllocate(t *testing.T) {
 	r := rand.New(rand.NewPCG(8, 8))
-	s := newSequence(r, Layout{1, 16, 4, tensor.F16}, 300)
-	q := s.query(r, 2, 3, 0)
-	k, scratch, out := kernels(t, s.layout)[0], new(Scratch), make([]float32, 2*48)
-	kv := make([]float32, 16)
-	if n := testing.AllocsPerRun(3, func() {
-		s.layout.Store(s.pool, 3, 0, kv, kv)
-		k.Attend(out, 48, s.pool, q, scratch)
-	}); n != 0 {
-		t.Fatalf("%v allocations", n)
+	for _, dtype := range []tensor.DType{tensor.F16, tensor.Q8_0} {
+		s := newSequence(r, Layout{1, 32, 4, dtype}, 300)
+		q := s.query(r, 2, 3, 0)
+		for _, k := range kernels(t, s.layout) {
+			scratch, out, kv := new(Scratch), make([]float32, 2*96), make([]float32, 32)
+			if n := testing.AllocsPerRun(3, func() {
+				s.layout.Store(s.pool, 3, 0, kv, kv)
+				k.Attend(out, 96, s.pool, q, scratch)
+			}); n != 0 {
+				t.Fatalf("%v %v: %v allocations", dtype, k.level, n)
+			}
+		}
 	}
 }
 
@@ -368,7 +395,8 @@ func FuzzContract(f *testing.F) {
 	f.Add(uint64(2), uint16(257), uint8(7), uint8(20), uint8(16), uint8(9), uint16(31))
 	f.Fuzz(func(t *testing.T, seed uint64, n uint16, block, dim, group, rows uint8, window uint16) {
 		r := rand.New(rand.NewPCG(seed, 9))
-		l := Layout{KVHeads: 1 + r.IntN(2), HeadDim: 1 + int(dim)%130, BlockSize: 1 + int(block)%70, DType: dtypes[r.IntN(3)]}
+		dtype := dtypes[r.IntN(len(dtypes))]
+		l := Layout{KVHeads: 1 + r.IntN(2), HeadDim: fit(dtype, 1+int(dim)%130), BlockSize: 1 + int(block)%70, DType: dtype}
 		s := newSequence(r, l, 1+int(n)%600)
 		checkContract(t, r, s, s.query(r, min(s.n, 1+int(rows)%20), 1+int(group)%16, int(window)%700))
 	})
@@ -386,7 +414,7 @@ func BenchmarkDecode(b *testing.B) {
 				q := s.query(r, 1, 3, 0)
 				for _, k := range kernels(b, l)[1:] {
 					b.Run(fmt.Sprintf("%d/%v/block=%d/%v", n, dtype, block, k.level), func(b *testing.B) {
-						b.SetBytes(int64(2 * n * l.KVHeads * l.HeadDim * l.size()))
+						b.SetBytes(int64(2 * n * l.KVHeads * l.headBytes()))
 						out, scratch := make([]float32, 3*64), new(Scratch)
 						for b.Loop() {
 							for h := range l.KVHeads {

@@ -3,6 +3,8 @@
 package attention
 
 import (
+	"unsafe"
+
 	"sestina/internal/simd"
 	"sestina/tensor"
 )
@@ -16,13 +18,28 @@ func (k *Kernel) maxRows() int {
 }
 
 // scores writes s[r][t][lane] = Σ_d q[d][r]·K_t[d][lane] for the tiles whose K lie at offsets.
-func (k *Kernel) scores(s, q []float32, pool []byte, offsets []int64, rows int) {
+func (k *Kernel) scores(s []float32, queries queries, pool []byte, offsets []int64, rows int) {
 	if k.level == simd.Generic {
-		k.scoresGeneric(s, q, pool, offsets, rows)
+		k.scoresGeneric(s, queries, pool, offsets, rows)
 		return
 	}
 	n, dim := len(offsets), k.HeadDim
 	wide := k.level == simd.AVX512
+	if k.quantised() {
+		blocks, q := k.groups(), (*byte)(unsafe.Pointer(&queries.blocks[0]))
+		switch {
+		case k.DType == tensor.Q8_0 && wide:
+			scoresQ8_0AVX512(&s[0], q, &pool[0], &offsets[0], n, blocks, rows)
+		case k.DType == tensor.Q8_0:
+			scoresQ8_0AVX2(&s[0], q, &pool[0], &offsets[0], n, blocks, rows)
+		case wide:
+			scoresQ4_0AVX512(&s[0], q, &pool[0], &offsets[0], n, blocks, rows)
+		default:
+			scoresQ4_0AVX2(&s[0], q, &pool[0], &offsets[0], n, blocks, rows)
+		}
+		return
+	}
+	q := queries.floats
 	switch {
 	case k.DType == tensor.F16 && wide:
 		scoresF16AVX512(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
@@ -74,6 +91,14 @@ func (k *Kernel) values(states []float32, s *page, kv *keys, seen, t tiles, from
 		valuesBF16AVX512(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
 	case k.DType == tensor.BF16:
 		valuesBF16AVX2(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+	case k.DType == tensor.Q8_0 && wide:
+		valuesQ8_0AVX512(acc, stride, p, alpha, &s.scaled[0], &pool[0], at, n, from, to, units, rows)
+	case k.DType == tensor.Q8_0:
+		valuesQ8_0AVX2(acc, stride, p, alpha, &s.scaled[0], &pool[0], at, n, from, to, units, rows)
+	case k.DType == tensor.Q4_0 && wide:
+		valuesQ4_0AVX512(acc, stride, p, alpha, &s.scaled[0], &pool[0], at, n, from, to, units, rows)
+	case k.DType == tensor.Q4_0:
+		valuesQ4_0AVX2(acc, stride, p, alpha, &s.scaled[0], &pool[0], at, n, from, to, units, rows)
 	case wide:
 		valuesF32AVX512(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
 	default:
@@ -103,4 +128,20 @@ func (k *Kernel) divide(x []float32, by float32) {
 	default:
 		divideGeneric(x, by)
 	}
+}
+
+// peak is the value of greatest magnitude, the negative of two, a NaN before all.
+func peak(x *[group]float32) float32 {
+	if simd.Current() == simd.Generic {
+		return peakGeneric(x)
+	}
+	return peakAVX2(&x[0])
+}
+
+// round rounds x·inverse to codes within [low, high] and returns their sum.
+func round(codes *[group]int8, x *[group]float32, inverse float32, low, high int8) int32 {
+	if simd.Current() == simd.Generic {
+		return roundGeneric(codes, x, inverse, low, high)
+	}
+	return codesAVX2(&codes[0], &x[0], inverse, low, high)
 }

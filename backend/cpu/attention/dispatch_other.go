@@ -4,7 +4,7 @@ package attention
 
 func (k *Kernel) maxRows() int { return maxRows }
 
-func (k *Kernel) scores(s, q []float32, pool []byte, offsets []int64, rows int) {
+func (k *Kernel) scores(s []float32, q queries, pool []byte, offsets []int64, rows int) {
 	k.scoresGeneric(s, q, pool, offsets, rows)
 }
 
@@ -16,3 +16,9 @@ func (k *Kernel) values(states []float32, s *page, kv *keys, seen, t tiles, from
 
 func (k *Kernel) accumulate(dst, x []float32, w float32) { accumulateGeneric(dst, x, w) }
 func (k *Kernel) divide(x []float32, by float32)         { divideGeneric(x, by) }
+
+func peak(x *[group]float32) float32 { return peakGeneric(x) }
+
+func round(codes *[group]int8, x *[group]float32, inverse float32, low, high int8) int32 {
+	return roundGeneric(codes, x, inverse, low, high)
+}

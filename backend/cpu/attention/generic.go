@@ -19,7 +19,12 @@ func (k *Kernel) element(pool []byte, i int) float32 {
 	return view[float32](pool)[i]
 }
 
-func (k *Kernel) scoresGeneric(s, q []float32, pool []byte, offsets []int64, rows int) {
+func (k *Kernel) scoresGeneric(s []float32, queries queries, pool []byte, offsets []int64, rows int) {
+	if k.quantised() {
+		k.dotsGeneric(s, queries.blocks, pool, offsets, rows)
+		return
+	}
+	q := queries.floats
 	for t, at := range offsets {
 		for r := range rows {
 			clear(s[r*scoreStride+t*Tile:][:Tile])
@@ -31,6 +36,26 @@ func (k *Kernel) scoresGeneric(s, q []float32, pool []byte, offsets []int64, row
 					score := &s[r*scoreStride+t*Tile+j]
 					*score = f32.FMA(q[d*rows+r], key, *score)
 				}
+			}
+		}
+	}
+}
+
+// dotsGeneric is scoresGeneric for quantised keys.
+func (k *Kernel) dotsGeneric(s []float32, q []queryBlock, pool []byte, offsets []int64, rows int) {
+	for t, at := range offsets {
+		tile := pool[at:]
+		for r := range rows {
+			for j := range Tile {
+				var score float32
+				for g := range k.groups() {
+					b, dot := &q[g*rows+r], int32(0)
+					for i, code := range b.codes {
+						dot += int32(code) * k.keyCode(tile, g*group+i, j)
+					}
+					score = f32.FMA(float32(dot), b.scale*k.tileScale(tile, g, j), score)
+				}
+				s[r*scoreStride+t*Tile+j] = score
 			}
 		}
 	}
@@ -52,6 +77,14 @@ func softmaxGeneric(s, alpha, l []float32, m *float32) {
 	}
 }
 
+// value is V of a position of a tile and the scale that its weight takes, 1 for floats.
+func (k *Kernel) value(tile []byte, d, lane int) (v, scale float32) {
+	if k.quantised() {
+		return float32(k.valueCode(tile, d, lane)), k.tileScale(tile, d/group, lane)
+	}
+	return k.element(tile, lane*k.width()+d), 1
+}
+
 // valuesGeneric adds p·V of tiles t to rows [a, b) of a pass, whose scratch begins at tile seen.from.
 func (k *Kernel) valuesGeneric(states []float32, s *page, kv *keys, seen, t tiles, from, to, a, b int) {
 	n := k.StateLen()
@@ -69,10 +102,10 @@ func (k *Kernel) valuesGeneric(states []float32, s *page, kv *keys, seen, t tile
 		}
 		for j := from; j < end; j++ {
 			for d := range k.HeadDim {
-				v := k.element(kv.pool[at:], j*k.width()+d)
+				v, scale := k.value(kv.pool[at:], d, j)
 				for r := a; r < b; r++ {
 					acc := &states[r*n+16+d]
-					*acc = f32.FMA(s.scores[r*scoreStride+p*Tile+j], v, *acc)
+					*acc = f32.FMA(float32(s.scores[r*scoreStride+p*Tile+j]*scale), v, *acc)
 				}
 			}
 		}

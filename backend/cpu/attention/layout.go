@@ -24,11 +24,12 @@ const (
 // keys is one load, then V as [KVHeads][16][width], a row per position; width is
 // HeadDim rounded up to 16. With any other BlockSize B a block is token-major,
 // K [KVHeads][B][HeadDim] then V likewise, and tiles are packed when read:
-// slower, same bits.
+// slower, same bits. Elements are those of F32, F16 and BF16; quantised.go says
+// how the codes and scales of Q8_0 and Q4_0 take their place.
 type Layout struct {
 	KVHeads, HeadDim int
 	BlockSize        int          // positions per block, ≥ 1
-	DType            tensor.DType // F32, F16 or BF16
+	DType            tensor.DType // F32, F16, BF16, Q8_0 or Q4_0
 }
 
 // Limits of a layout, far above any model's.
@@ -41,13 +42,16 @@ const (
 // Validate says whether kernels exist for the layout.
 func (l Layout) Validate() error {
 	switch l.DType {
-	case tensor.F32, tensor.F16, tensor.BF16:
+	case tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0:
 	default:
-		return fmt.Errorf("KV cache dtype %v has no attention kernel: use f32, f16 or bf16", l.DType)
+		return fmt.Errorf("KV cache dtype %v has no attention kernel: use f32, f16, bf16, q8_0 or q4_0", l.DType)
 	}
 	if l.KVHeads < 1 || l.KVHeads > maxHeads || l.HeadDim < 1 || l.HeadDim > maxHeadDim || l.BlockSize < 1 || l.BlockSize > maxBlock {
 		return fmt.Errorf("%d KV heads of %d dimensions in blocks of %d: want 1 to %d, %d and %d",
 			l.KVHeads, l.HeadDim, l.BlockSize, maxHeads, maxHeadDim, maxBlock)
+	}
+	if l.quantised() && l.HeadDim%group != 0 {
+		return fmt.Errorf("KV cache dtype %v needs a head dimension that is a multiple of %d, and this model's is %d: use f16, bf16 or f32", l.DType, group, l.HeadDim)
 	}
 	return nil
 }
@@ -57,12 +61,12 @@ func (l Layout) BlockBytes() int {
 	if l.tiled() {
 		return l.BlockSize / Tile * l.tileBytes()
 	}
-	return 2 * l.KVHeads * l.BlockSize * l.HeadDim * l.size()
+	return 2 * l.KVHeads * l.BlockSize * l.headBytes()
 }
 
 func (l Layout) tiled() bool { return l.BlockSize%Tile == 0 }
 
-// size is the bytes of one element.
+// size is the bytes of one element that is a float.
 func (l Layout) size() int {
 	if l.DType == tensor.F32 {
 		return 4
@@ -73,10 +77,23 @@ func (l Layout) size() int {
 // width is the elements of a V row in a tile.
 func (l Layout) width() int { return (l.HeadDim + 15) &^ 15 }
 
+// headBytes is one K or V of one head and position, without padding.
+func (l Layout) headBytes() int {
+	if l.quantised() {
+		return l.codeBytes() + 2*l.groups()
+	}
+	return l.HeadDim * l.size()
+}
+
 // keyBytes and valueBytes are one head's part of a tile.
-func (l Layout) keyBytes() int   { return l.HeadDim * Tile * l.size() }
-func (l Layout) valueBytes() int { return l.width() * Tile * l.size() }
-func (l Layout) tileBytes() int  { return l.KVHeads * (l.keyBytes() + l.valueBytes()) }
+func (l Layout) keyBytes() int { return Tile * l.headBytes() }
+func (l Layout) valueBytes() int {
+	if l.quantised() {
+		return Tile * l.headBytes()
+	}
+	return l.width() * Tile * l.size()
+}
+func (l Layout) tileBytes() int { return l.KVHeads * (l.keyBytes() + l.valueBytes()) }
 
 // tileOffset is where the tile of a slot begins in a tiled pool.
 func (l Layout) tileOffset(slot int) int {
@@ -101,11 +118,16 @@ func (l Layout) valueOffset(slot, head int) int {
 }
 
 // Store writes the key and value of one KV head at a slot (block·BlockSize +
-// position in the block), rounded to the pool's dtype to nearest even. It
+// position in the block), rounded to the pool's dtype to nearest even or quantised. It
 // panics if the slot lies outside the pool.
 func (l Layout) Store(pool []byte, slot int32, head int, k, v []float32) {
 	if slot < 0 || head < 0 || head >= l.KVHeads || len(k) != l.HeadDim || len(v) != l.HeadDim {
 		panic(fmt.Sprintf("attention: store of %d and %d elements at slot %d, head %d of %d", len(k), len(v), slot, head, l.KVHeads))
+	}
+	if l.quantised() {
+		l.storeQuantised(pool, l.place(int(slot), head, false), k, false)
+		l.storeQuantised(pool, l.place(int(slot), head, true), v, true)
+		return
 	}
 	at, step := l.keyOffset(int(slot), head)
 	to := l.valueOffset(int(slot), head)

@@ -10,14 +10,19 @@ import (
 )
 
 // sequence is a sequence of n positions stored in a pool, beside the plain
-// values that the oracles read: [position][KV head][dim], rounded to the dtype.
+// values that the oracles read: [position][KV head], rounded to the dtype.
 type sequence struct {
 	layout Layout
 	n      int
 	pool   []byte
 	table  []int32
-	k, v   [][][]float32
+	k, v   [][]stored
 }
+
+// stored is one K or V of one head: element d is values[d]·scales[d/32].
+type stored struct{ values, scales []float32 }
+
+func (x stored) at(d int) float64 { return float64(x.values[d]) * float64(x.scales[d/32]) }
 
 // newSequence stores n random positions in blocks in random order. Whatever is
 // not stored is all ones: NaN in every dtype.
@@ -49,17 +54,89 @@ func newSequence(r *rand.Rand, l Layout, n int) *sequence {
 	return s
 }
 
-func rounded(l Layout, x []float32) []float32 {
-	y := make([]float32, len(x))
-	for i, v := range x {
-		switch y[i] = v; l.DType {
-		case tensor.F16:
-			y[i] = simd.FromF16(simd.ToF16(v))
-		case tensor.BF16:
-			y[i] = simd.FromBF16(simd.ToBF16(v))
+func rounded(l Layout, x []float32) stored {
+	y := stored{make([]float32, len(x)), make([]float32, (len(x)+31)/32)}
+	for g := range y.scales {
+		block := x[32*g : min(len(x), 32*g+32)]
+		if y.scales[g] = 1; l.quantised() {
+			y.scales[g] = quantisedScale(block, l.DType)
+		}
+		for i, v := range block {
+			switch d := y.scales[g]; l.DType {
+			case tensor.F16:
+				v = simd.FromF16(simd.ToF16(v))
+			case tensor.BF16:
+				v = simd.FromBF16(simd.ToBF16(v))
+			case tensor.Q8_0:
+				v = roundWithin(v, d, -127, 127)
+			case tensor.Q4_0:
+				v = roundWithin(v, d, -8, 7)
+			}
+			y.values[32*g+i] = v
 		}
 	}
 	return y
+}
+
+// quantisedScale is the scale of 32 values in a quantised cache.
+func quantisedScale(x []float32, d tensor.DType) float32 {
+	var top float32
+	for _, v := range x {
+		if a, b := math.Abs(float64(v)), math.Abs(float64(top)); a > b || a == b && v < 0 {
+			top = v
+		}
+	}
+	if d == tensor.Q4_0 {
+		return simd.FromF16(simd.ToF16(top / -8))
+	}
+	return simd.FromF16(simd.ToF16(max(top, -top) / 127))
+}
+
+func roundWithin(v, d float32, low, high float64) float32 {
+	if d == 0 || math.IsInf(float64(d), 0) {
+		return 0
+	}
+	return float32(min(high, max(low, math.RoundToEven(float64(v*float32(1/d))))))
+}
+
+// quantisedQuery is a scaled query row as codes and scales; floats for float dtypes.
+func quantisedQuery(l Layout, x []float32) stored {
+	if !l.quantised() {
+		return rounded(Layout{DType: tensor.F32}, x)
+	}
+	y := stored{make([]float32, len(x)), make([]float32, len(x)/32)}
+	for g := range y.scales {
+		var top float32
+		for _, v := range x[32*g : 32*g+32] {
+			top = max(top, v, -v)
+		}
+		if top < 1e-30 {
+			continue
+		}
+		y.scales[g] = top / 127
+		for i, v := range x[32*g : 32*g+32] {
+			y.values[32*g+i] = roundWithin(v, y.scales[g], -127, 127)
+		}
+	}
+	return y
+}
+
+// dot is the score of a query and a key.
+func dot(l Layout, q, k stored) (s float32) {
+	if !l.quantised() {
+		for d, v := range q.values {
+			s = f32.FMA(v, k.values[d], s)
+		}
+		return s
+	}
+	for g := range q.scales {
+		sum := 0
+		for d := 32 * g; d < 32*g+32; d++ {
+			sum += int(q.values[d]) * int(k.values[d])
+		}
+		s = f32.FMA(float32(sum), q.scales[g]*k.scales[g], s)
+	}
+	return s
 }
 
 // head gives position i, head g of a query, scaled.
@@ -86,7 +163,7 @@ func (s *sequence) contract(q *Query, i, g int) []float32 {
 	if q.Window > 0 {
 		lo = max(0, pos-q.Window+1)
 	}
-	x := head(q, D, i, g)
+	x := quantisedQuery(s.layout, head(q, D, i, g))
 	type state struct {
 		m   float32
 		l   [16]float32
@@ -104,10 +181,7 @@ func (s *sequence) contract(q *Query, i, g int) []float32 {
 			var p [16]float32
 			mn := st.m
 			for j := from; j <= to; j++ {
-				for d := range x {
-					p[j-t] = f32.FMA(x[d], s.k[j][q.KVHead][d], p[j-t])
-				}
-				p[j-t] = capped(q, p[j-t])
+				p[j-t] = capped(q, dot(s.layout, x, s.k[j][q.KVHead]))
 				mn = max(mn, p[j-t])
 			}
 			alpha := f32.Exp(st.m - mn)
@@ -122,7 +196,8 @@ func (s *sequence) contract(q *Query, i, g int) []float32 {
 			for d := range st.acc {
 				st.acc[d] *= alpha
 				for j := from; j <= to; j++ {
-					st.acc[d] = f32.FMA(p[j-t], s.v[j][q.KVHead][d], st.acc[d])
+					v := s.v[j][q.KVHead]
+					st.acc[d] = f32.FMA(float32(p[j-t]*v.scales[d/32]), v.values[d], st.acc[d])
 				}
 			}
 			st.m = mn
@@ -158,7 +233,7 @@ func (s *sequence) contract(q *Query, i, g int) []float32 {
 
 // textbook is softmax over the full row of scores, in float64.
 func (s *sequence) textbook(q *Query, i, g int) []float64 {
-	pos := q.Pos + i
+	pos, x := q.Pos+i, quantisedQuery(s.layout, head(q, s.layout.HeadDim, i, g))
 	weights := map[int]float64{}
 	sum, top := 0.0, math.Inf(-1)
 	for j := 0; j <= pos; j++ {
@@ -166,8 +241,8 @@ func (s *sequence) textbook(q *Query, i, g int) []float64 {
 			continue
 		}
 		score := 0.0
-		for d, v := range head(q, s.layout.HeadDim, i, g) {
-			score += float64(v) * float64(s.k[j][q.KVHead][d])
+		for d := range s.layout.HeadDim {
+			score += x.at(d) * s.k[j][q.KVHead].at(d)
 		}
 		if q.SoftCap > 0 {
 			score = float64(q.SoftCap) * math.Tanh(score/float64(q.SoftCap))
@@ -180,7 +255,7 @@ func (s *sequence) textbook(q *Query, i, g int) []float64 {
 		w := math.Exp(score - top)
 		sum += w
 		for d := range out {
-			out[d] += w * float64(s.v[j][q.KVHead][d])
+			out[d] += w * s.v[j][q.KVHead].at(d)
 		}
 	}
 	if q.Sinks != nil {

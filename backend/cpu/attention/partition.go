@@ -28,7 +28,7 @@ func (k *Kernel) partition(states []float32, pool []byte, q *Query, part int, s 
 	}
 	n := k.StateLen()
 	k.passes(q.Rows*q.Group, func(a, b int) {
-		p := pass{k, q, &s.flash, &s.keys, s.q[a*k.HeadDim:], part, a, b, states[a*n : b*n]}
+		p := pass{k, q, &s.flash, &s.keys, k.queries(s, a), part, a, b, states[a*n : b*n]}
 		if seen := p.seen(); !seen.empty() {
 			p.score(seen)
 			p.softmaxes(seen)
@@ -50,7 +50,7 @@ func (k *Kernel) full(states []float32, pool []byte, q *Query, s *Scratch) {
 			i := 0
 			k.passes(rows, func(a, b int) {
 				of := states[(part-first)*rows*n:]
-				p := pass{k, q, &pages[(part-first)*count+i], &kv[part-first], s.q[a*k.HeadDim:], part, a, b, of[a*n : b*n]}
+				p := pass{k, q, &pages[(part-first)*count+i], &kv[part-first], k.queries(s, a), part, a, b, of[a*n : b*n]}
 				if seen := p.seen(); !seen.empty() {
 					f(&p, seen)
 				}
@@ -105,9 +105,12 @@ func (k *Kernel) pack(kv *keys, pool []byte, q *Query, part int, all tiles) {
 	packed := grow(&kv.packed, one.BlockBytes())
 	lo, _ := q.visible(0)
 	from, to := max(part*Partition+all.from*Tile, lo), min(part*Partition+all.to*Tile, q.Pos+q.Rows)
-	if k.size() == 4 {
+	switch {
+	case k.quantised():
+		k.packQuantised(one, packed, pool, q, from, to)
+	case k.size() == 4:
 		packKeys[uint32](k, one, packed, pool, q, from, to)
-	} else {
+	default:
 		packKeys[uint16](k, one, packed, pool, q, from, to)
 	}
 	for t := range kv.offsets {
@@ -135,10 +138,24 @@ type pass struct {
 	q      *Query
 	s      *page
 	kv     *keys
-	rows   []float32 // its scaled queries, transposed
+	rows   queries
 	part   int
 	a, b   int
 	states []float32
+}
+
+// queries are the scaled queries of a pass, transposed.
+type queries struct {
+	floats []float32    // [dim][rows]
+	blocks []queryBlock // [block][rows], for quantised keys
+}
+
+// queries are those of the pass that begins with row a.
+func (k *Kernel) queries(s *Scratch, a int) queries {
+	if k.quantised() {
+		return queries{blocks: s.codes[a*k.groups():]}
+	}
+	return queries{floats: s.q[a*k.HeadDim:]}
 }
 
 // seen is the range of tiles that any of its rows sees.

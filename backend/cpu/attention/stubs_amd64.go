@@ -34,6 +34,26 @@ func scoresBF16AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles in
 //go:noescape
 func valuesBF16AVX2(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
 
+// scoresQ8_0AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets.
+//
+//go:noescape
+func scoresQ8_0AVX2(s *float32, q *byte, pool *byte, offsets *int64, tiles int, blocks int, rows int)
+
+// valuesQ8_0AVX2 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide. scaled is room for p times the scales: rows·32.
+//
+//go:noescape
+func valuesQ8_0AVX2(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+
+// scoresQ4_0AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets.
+//
+//go:noescape
+func scoresQ4_0AVX2(s *float32, q *byte, pool *byte, offsets *int64, tiles int, blocks int, rows int)
+
+// valuesQ4_0AVX2 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide. scaled is room for p times the scales: rows·32.
+//
+//go:noescape
+func valuesQ4_0AVX2(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+
 // softmaxAVX2 turns the scores of a row into weights p and rescale factors alpha, and advances its denominator l and maximum m.
 //
 //go:noescape
@@ -79,6 +99,26 @@ func scoresBF16AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles 
 //go:noescape
 func valuesBF16AVX512(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
 
+// scoresQ8_0AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
+//
+//go:noescape
+func scoresQ8_0AVX512(s *float32, q *byte, pool *byte, offsets *int64, tiles int, blocks int, rows int)
+
+// valuesQ8_0AVX512 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide. scaled is room for p times the scales: rows·32.
+//
+//go:noescape
+func valuesQ8_0AVX512(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+
+// scoresQ4_0AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
+//
+//go:noescape
+func scoresQ4_0AVX512(s *float32, q *byte, pool *byte, offsets *int64, tiles int, blocks int, rows int)
+
+// valuesQ4_0AVX512 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide. scaled is room for p times the scales: rows·32.
+//
+//go:noescape
+func valuesQ4_0AVX512(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+
 // softmaxAVX512 turns the scores of a row into weights p and rescale factors alpha, and advances its denominator l and maximum m.
 //
 //go:noescape
@@ -93,3 +133,13 @@ func accumulateAVX512(dst *float32, x *float32, w float32, units int)
 //
 //go:noescape
 func divideAVX512(x *float32, by float32, units int)
+
+// peakAVX2 returns the value of greatest magnitude of 32, the negative of two; a NaN before all.
+//
+//go:noescape
+func peakAVX2(x *float32) float32
+
+// codesAVX2 rounds 32 values times inverse to even, within [low, high], and returns the sum.
+//
+//go:noescape
+func codesAVX2(q *int8, x *float32, inverse float32, low int8, high int8) int32

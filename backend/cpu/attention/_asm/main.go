@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -16,21 +17,29 @@ func main() {
 	Package("sestina/internal/simd/asm/vec")
 	ConstraintExpr("amd64,!purego")
 	for _, s := range vec.ISAs() {
-		for _, t := range []element{{"F32", 4}, {"F16", 2}, {"BF16", 2}} {
+		for _, t := range []element{{"F32", 64}, {"F16", 32}, {"BF16", 32}} {
 			scores(s, t)
+			values(s, t)
+		}
+		for _, t := range []element{{"Q8_0", 16}, {"Q4_0", 8}} {
+			dots(s, t)
 			values(s, t)
 		}
 		softmax(s)
 		combine(s)
 	}
+	quantize(vec.ISAs()[0])
 	Generate()
 }
 
 // element is the type of K and V in the pool.
 type element struct {
 	name string
-	size int
+	unit int // bytes of 16 elements
 }
+
+// scaled says that elements are codes, of which 32 share a scale.
+func (t element) scaled() bool { return t.unit < 32 }
 
 // load widens 16 elements to float32.
 func (t element) load(s *vec.ISA, m Mem) vec.V {
@@ -39,7 +48,7 @@ func (t element) load(s *vec.ISA, m Mem) vec.V {
 		if v[h] == nil {
 			continue
 		}
-		at := m.Offset(8 * t.size * h)
+		at := m.Offset(t.unit / 2 * h)
 		switch t.name {
 		case "F32":
 			VMOVUPS(at, v[h])
@@ -48,7 +57,13 @@ func (t element) load(s *vec.ISA, m Mem) vec.V {
 		case "BF16":
 			VPMOVZXWD(at, v[h])
 			VPSLLD(U8(16), v[h], v[h])
+		case "Q8_0":
+			VPMOVSXBD(at, v[h])
+			VCVTDQ2PS(v[h], v[h])
 		}
+	}
+	if t.name == "Q4_0" {
+		nibbles(s, m, v)
 	}
 	return v
 }
@@ -56,6 +71,8 @@ func (t element) load(s *vec.ISA, m Mem) vec.V {
 const (
 	scoreStride = 16 * 16 * 4 // bytes between the scores of two rows
 	alphaStride = 2 * 16 * 4  // bytes between the alphas of two rows
+
+	scaledStride = 2 * 16 * 4 // bytes between the scaled weights of two rows
 )
 
 // maxRows is how many query rows one call takes.
@@ -133,8 +150,8 @@ func scores(s *vec.ISA, e element) {
 			Label(dims)
 			multiply(s, e, acc,
 				func(t int) Mem { return Mem{Base: keys[t], Index: at, Scale: 1} },
-				func(r int) Mem { return Mem{Base: qd, Disp: 4 * r} })
-			ADDQ(U8(16*e.size), at)
+				func(r, _ int) Mem { return Mem{Base: qd, Disp: 4 * r} })
+			ADDQ(U8(e.unit), at)
 			ADDQ(U8(4*rows), qd)
 			DECQ(d)
 			JNZ(LabelRef(dims))
@@ -157,13 +174,14 @@ func scores(s *vec.ISA, e element) {
 
 // multiply adds the outer product of a column (one scalar a row) and a line of
 // vectors to the grid: acc[r][w] = fma(line[w], column[r], acc[r][w]).
-func multiply(s *vec.ISA, e element, acc [][]vec.V, line, column func(int) Mem) {
+// The column of a scaled element changes every two vectors.
+func multiply(s *vec.ISA, e element, acc [][]vec.V, line func(w int) Mem, column func(r, w int) Mem) {
 	width := len(acc[0])
 	if !s.Wide && len(acc) >= 3 && width > 1 { // few registers: one vector at a time
 		for w := range width {
 			x := e.load(s, line(w))
 			for r := range acc {
-				s.Op(VFMADD231PS, s.Broadcast(column(r)), x, acc[r][w])
+				s.Op(VFMADD231PS, s.Broadcast(column(r, w)), x, acc[r][w])
 			}
 		}
 		return
@@ -173,18 +191,16 @@ func multiply(s *vec.ISA, e element, acc [][]vec.V, line, column func(int) Mem) 
 		x[w] = e.load(s, line(w))
 	}
 	for r := range acc {
-		if s.Wide { // one register serves the row
-			b := s.Broadcast(column(r))
-			for w := range x {
-				s.Op(VFMADD231PS, b, x[w], acc[r][w])
-			}
-			continue
-		}
-		b := YMM()
-		VBROADCASTSS(column(r), b)
+		var b reg.VecVirtual // one register serves the row, or what shares a scale
 		for w := range x {
+			if w == 0 || e.scaled() && w%2 == 0 {
+				b = s.New()[0]
+				VBROADCASTSS(column(r, w), b)
+			}
 			VFMADD231PS(b, x[w][0], acc[r][w][0])
-			VFMADD231PS(b, x[w][1], acc[r][w][1])
+			if !s.Wide {
+				VFMADD231PS(b, x[w][1], acc[r][w][1])
+			}
 		}
 	}
 }
@@ -192,21 +208,26 @@ func multiply(s *vec.ISA, e element, acc [][]vec.V, line, column func(int) Mem) 
 // values: for each tile acc[r] = acc[r]·alpha[r][t], then for its visible j
 // ascending acc[r][d] = fma(p[r][t][j], V_t[j][d], acc[r][d]).
 func values(s *vec.ISA, e element) {
-	s.Func("values"+e.name, "func(acc *float32, stride int, p, alpha *float32, pool *byte, offsets *int64, tiles, from, to, units, rows int)",
-		"adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide.")
+	signature, doc := "func(acc *float32, stride int, p, alpha *float32, pool *byte, offsets *int64, tiles, from, to, units, rows int)", ""
+	if e.scaled() {
+		signature = strings.Replace(signature, "alpha *", "alpha, scaled *", 1)
+		doc = " scaled is room for p times the scales: rows·32."
+	}
+	s.Func("values"+e.name, signature,
+		"adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide."+doc)
 	perRows(s, func(rows int) {
 		base, pool, left := param("acc"), param("pool"), param("units")
 		rowBytes := GP64()
 		MOVQ(left, rowBytes)
-		IMUL3Q(I32(16*e.size), rowBytes, rowBytes)
+		IMUL3Q(I32(e.unit), rowBytes, rowBytes)
 		for _, width := range []int{breadth(s, rows), 1} {
 			loop, next := s.Label("units"), s.Label("next")
 			Label(loop)
 			CMPQ(left, U8(width))
 			JL(LabelRef(next))
-			column(s, e, base, pool, rowBytes, rows, width)
+			column(s, e, base, pool, rowBytes, left, rows, width)
 			ADDQ(I32(64*width), base)
-			ADDQ(I32(16*e.size*width), pool)
+			ADDQ(I32(e.unit*width), pool)
 			SUBQ(U8(width), left)
 			JMP(LabelRef(loop))
 			Label(next)
@@ -218,7 +239,7 @@ func values(s *vec.ISA, e element) {
 }
 
 // column takes width·16 dimensions of all rows through all tiles.
-func column(s *vec.ISA, e element, base, pool, rowBytes reg.Register, rows, width int) {
+func column(s *vec.ISA, e element, base, pool, rowBytes, left reg.Register, rows, width int) {
 	at, stride := GP64(), param("stride")
 	MOVQ(base, at)
 	acc := grid(rows, width, func(r, w int) vec.V {
@@ -229,6 +250,10 @@ func column(s *vec.ISA, e element, base, pool, rowBytes reg.Register, rows, widt
 		}
 		return v
 	})
+	var scales reg.Register
+	if e.scaled() {
+		scales = scalesOf(rowBytes, left)
+	}
 	offsets, n, p, alpha, from := param("offsets"), param("tiles"), param("p"), param("alpha"), param("from")
 	tile, lanes, whole := s.Label("tile"), s.Label("lane"), s.Label("whole")
 	Label(tile)
@@ -238,14 +263,18 @@ func column(s *vec.ISA, e element, base, pool, rowBytes reg.Register, rows, widt
 			s.Op(VMULPS, a, v, v)
 		}
 	}
-	count, v, pj := GP64(), GP64(), GP64()
+	count, v, pj, weights := GP64(), GP64(), GP64(), p
+	if e.scaled() {
+		weights = param("scaled")
+		scaleWeights(s, p, weights, scales, offsets, rows, width)
+	}
 	MOVQ(U32(16), count)
 	CMPQ(n, U8(1))
 	JNE(LabelRef(whole))
 	Load(Param("to"), count)
 	Label(whole)
 	SUBQ(from, count)
-	LEAQ(Mem{Base: p, Index: from, Scale: 4}, pj)
+	LEAQ(Mem{Base: weights, Index: from, Scale: 4}, pj)
 	IMULQ(rowBytes, from)
 	ADDQ(Mem{Base: offsets}, from)
 	MOVQ(pool, v)
@@ -253,8 +282,13 @@ func column(s *vec.ISA, e element, base, pool, rowBytes reg.Register, rows, widt
 	XORQ(from, from)
 	Label(lanes)
 	multiply(s, e, acc,
-		func(w int) Mem { return Mem{Base: v, Disp: 16 * e.size * w} },
-		func(r int) Mem { return Mem{Base: pj, Disp: scoreStride * r} })
+		func(w int) Mem { return Mem{Base: v, Disp: e.unit * w} },
+		func(r, w int) Mem {
+			if e.scaled() {
+				return Mem{Base: pj, Disp: scaledStride*r + 64*(w/2)}
+			}
+			return Mem{Base: pj, Disp: scoreStride * r}
+		})
 	ADDQ(rowBytes, v)
 	ADDQ(U8(4), pj)
 	DECQ(count)
