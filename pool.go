@@ -60,8 +60,12 @@ func (o *Options) kvDType() (tensor.DType, error) {
 		return tensor.F32, nil
 	case "bf16":
 		return tensor.BF16, nil
-	case "q8_0", "q4_0", "fp8":
-		return 0, fmt.Errorf("--kv-cache-dtype %s is not built yet; choose auto, f32, f16 or bf16", o.KVCacheDType)
+	case "q8_0":
+		return tensor.Q8_0, nil
+	case "q4_0":
+		return tensor.Q4_0, nil
+	case "fp8":
+		return 0, fmt.Errorf("--kv-cache-dtype %s is not built yet; choose auto, f32, f16, bf16, q8_0 or q4_0", o.KVCacheDType)
 	}
-	return 0, fmt.Errorf("--kv-cache-dtype %q is unknown; choose auto, f32, f16 or bf16", o.KVCacheDType)
+	return 0, fmt.Errorf("--kv-cache-dtype %q is unknown; choose auto, f32, f16, bf16, q8_0 or q4_0", o.KVCacheDType)
 }
