@@ -251,6 +251,10 @@ func TestBadRequestsHarmOnlyThemselves(t *testing.T) {
 // fieldBodies sends each hostile value in each field.
 func fieldBodies(h *harness, send func(path, body string)) {
 	values := hostile()
+	nth, every := 0, 1
+	if testing.Short() { // under the race detector: each value somewhere, not everywhere
+		every = 7
+	}
 	for _, e := range []struct {
 		in         endpoint
 		path, base string
@@ -262,6 +266,9 @@ func fieldBodies(h *harness, send func(path, body string)) {
 				continue
 			}
 			for _, v := range values {
+				if nth++; nth%every != 0 {
+					continue
+				}
 				base := e.base
 				if strings.Contains(base, `"`+f.name+`"`) {
 					base = `"user":"u"`

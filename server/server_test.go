@@ -22,7 +22,7 @@ type harness struct {
 	s   *Server
 	llm *sestina.LLM
 	url string
-	log *bytes.Buffer
+	log *logBuffer
 	key string
 }
 
@@ -33,9 +33,9 @@ func start(t testing.TB, llm *sestina.LLM, cfg Config) *harness {
 
 func startOn(t testing.TB, llm *sestina.LLM, cfg Config, listen func(net.Listener) net.Listener) *harness {
 	t.Helper()
-	h := &harness{t: t, llm: llm, log: &bytes.Buffer{}}
+	h := &harness{t: t, llm: llm, log: &logBuffer{}}
 	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.NewTextHandler(&lockedWriter{w: h.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		cfg.Log = slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	if len(cfg.APIKeys) > 0 {
 		h.key = cfg.APIKeys[0]
@@ -221,14 +221,20 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// lockedWriter lets many goroutines log into one buffer.
-type lockedWriter struct {
+// logBuffer is a log that is written and read by many goroutines.
+type logBuffer struct {
 	mu sync.Mutex
-	w  io.Writer
+	b  bytes.Buffer
 }
 
-func (l *lockedWriter) Write(b []byte) (int, error) {
+func (l *logBuffer) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.w.Write(b)
+	return l.b.Write(b)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
