@@ -56,7 +56,7 @@ type Engine struct {
 	sched    *scheduler.Scheduler
 	blocks   *kvcache.BlockManager
 	live     map[int64]*stream // unfinished sequences by id
-	unseen   []*Handle         // not scheduled yet, by arrival; may begin with some that ended
+	unseen   []*Handle         // not scheduled yet, by arrival
 	result   []batch.Result    // of the step, reused
 	streams  []*stream         // of the step, reused
 	lengths  []int             // of its sequences before it, reused

@@ -77,9 +77,13 @@ func (p *pulse) alarm() {
 }
 
 // patience is how long a step of so many rows may take: StepTimeout, or four
-// times what such steps took so far on a slow machine.
+// times what such steps took so far on a slow machine. Before anything was
+// measured it grows with the rows, so that a large model's first step is no hang.
 func (e *Engine) patience(rows int) time.Duration {
-	return max(e.opt.StepTimeout, 4*e.curve.expect(rows))
+	if expected := e.curve.expect(rows); expected > 0 {
+		return max(e.opt.StepTimeout, 4*expected)
+	}
+	return e.opt.StepTimeout * time.Duration(1+rows/64)
 }
 
 // stack is a dump of this goroutine or of all, cut at 1 MiB.

@@ -228,6 +228,19 @@ func TestCostCurve(t *testing.T) {
 	c.observe(1<<30, 0)
 }
 
+// The watchdog waits as long as the machine has shown that it needs, and is
+// patient with the first step of a large model.
+func TestPatience(t *testing.T) {
+	e := &Engine{opt: Options{StepTimeout: 10 * time.Second}}
+	if a, b := e.patience(16), e.patience(512); a != 10*time.Second || b != 90*time.Second {
+		t.Errorf("before the first step: %v for 16 rows, %v for 512", a, b)
+	}
+	e.curve.observe(16, 2*time.Second)
+	if a, b, c := e.patience(1), e.patience(16), e.patience(512); a != 10*time.Second || b != 10*time.Second || c != 4*64*time.Second {
+		t.Errorf("after 16 rows in 2 s: %v for 1 row, %v for 16, %v for 512", a, b, c)
+	}
+}
+
 // A recorded run replays on a fresh scheduler, step by step, also after a round
 // trip through JSON; without ids it does if the prefix cache is off.
 func TestTraceReplays(t *testing.T) {
