@@ -50,11 +50,11 @@ func (r FinishReason) String() string {
 }
 
 // Sequence is one stream of tokens: a prompt and what the model adds to it.
-// The scheduler owns Status, NumComputed and BlockTable; the engine owns the
-// rest once the sequence is added. All of it is touched by the step goroutine only.
+// The scheduler owns Status and the fields below it down to Preemptions; the
+// engine owns the rest once the sequence is added. All of it is touched by the step goroutine only.
 type Sequence struct {
 	ID     int64  // unique within an engine, ascending in order of arrival
-	Salt   string // tenant: prefix-cache blocks are shared only under one salt
+	Salt   string // tenant: prefix-cache blocks are shared only under one salt, and tenants take turns
 	Choice int    // index among the n choices of one request
 
 	Tokens    []int32 // committed: prompt, then output
@@ -68,8 +68,9 @@ type Sequence struct {
 
 	Status      Status
 	NumComputed int     // Tokens[:NumComputed] (and, inside a step, drafts) have K/V in the cache
-	BlockTable  []int32 // physical block of positions [i·B, (i+1)·B)
+	BlockTable  []int32 // physical block of positions [i·B, (i+1)·B); −1 for a leading block that no window reaches any more
 	NumCached   int     // prompt tokens taken from the prefix cache when first admitted
+	Match       PrefixMatch
 	Preemptions int     // times that its blocks were taken away
 
 	Finish FinishReason
@@ -154,7 +155,8 @@ type Input struct {
 func (in *Input) Rows() int { return len(in.TokenIDs) }
 
 // Span is one sequence's rows in an Input: rows [Row, Row+Len) hold positions
-// [Start, Start+Len), attend to positions [0, position], and find them through BlockTable.
+// [Start, Start+Len), attend to positions [0, position], and find them through BlockTable,
+// whose leading blocks may be −1 when every layer has a window that ends behind them.
 type Span struct {
 	Row, Len   int
 	Start      int

@@ -9,8 +9,10 @@ type block struct {
 	fence        uint64 // not to be written anew before this step has completed
 	refs         int32  // block tables that name it
 	prev, next   int32  // neighbours in its list
+	older, newer int32  // indexed blocks with the same parent, by age
 	state        State
 	hashed       bool // full, contents final: hash, parent and tokens are set
+	opening      bool // while hashed: the first block of a text
 	indexed      bool // the index leads here (of equal blocks only one is indexed)
 }
 
@@ -96,6 +98,12 @@ func (m *BlockManager) take() int32 {
 	if id == none {
 		panic("kvcache: a block was taken from an empty pool")
 	}
+	m.takeAt(id)
+	return id
+}
+
+// takeAt takes a certain reusable block.
+func (m *BlockManager) takeAt(id int32) {
 	m.unlink(&m.reusable, id)
 	b := &m.blocks[id]
 	if b.indexed {
@@ -104,7 +112,6 @@ func (m *BlockManager) take() int32 {
 	b.hashed = false
 	b.refs, b.state = 1, Referenced
 	m.stats.Referenced++
-	return id
 }
 
 // ref adds a reference, bringing an idle or fenced block back to use.

@@ -16,6 +16,8 @@ type Stats struct {
 	HitTokens   uint64 // of these, found
 	Evictions   uint64 // cached blocks given to someone else
 	Copies      uint64 // copy-on-write
+	Pruned      uint64 // blocks let go because they fell behind the window
+	Fragmented  uint64 // admissions that failed although enough blocks were free, for want of a run of them; every try counts
 }
 
 // Stats returns the current figures.
@@ -62,6 +64,10 @@ func (m *BlockManager) checkStates() error {
 		}
 		if b.indexed {
 			indexed++
+			newest, ok := m.whys.newest[b.parent]
+			if b.newer == none && (!ok || newest != int32(id)) || b.newer != none && m.blocks[b.newer].older != int32(id) {
+				return fmt.Errorf("kvcache: block %d is not among its parent's children", id)
+			}
 			if at, ok := m.index[b.hash]; !ok || at != int32(id) || !b.hashed {
 				return fmt.Errorf("kvcache: block %d is marked as cached but the index says otherwise", id)
 			}
@@ -118,7 +124,14 @@ func (m *BlockManager) checkTable(seq *batch.Sequence, refs []int32) error {
 	if len(seq.BlockTable) < m.BlocksFor(seq.NumComputed) {
 		return fmt.Errorf("kvcache: sequence %d has %d blocks for %d computed tokens", seq.ID, len(seq.BlockTable), seq.NumComputed)
 	}
+	reaches := m.firstVisible(seq.NumComputed)
 	for i, id := range seq.BlockTable {
+		if id == none && i < reaches {
+			continue // behind the window
+		}
+		if m.cfg.Contiguous && id != seq.BlockTable[0]+int32(i) {
+			return fmt.Errorf("kvcache: sequence %d is not contiguous: %v", seq.ID, seq.BlockTable)
+		}
 		if id < 0 || int(id) >= len(m.blocks) {
 			return fmt.Errorf("kvcache: sequence %d names block %d of %d", seq.ID, id, len(m.blocks))
 		}

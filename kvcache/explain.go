@@ -2,98 +2,142 @@ package kvcache
 
 import (
 	"encoding/binary"
-	"slices"
 
 	"sestina/batch"
 )
 
-// MatchStop says why a prefix match went no further.
-type MatchStop uint8
-
-const (
-	StopBlockEdge MatchStop = iota // all whole blocks matched; the rest of the prompt fills none, or is the last token
-	StopDiverged                   // a cached prompt is the same up to token At
-	StopEvicted                    // the next block was cached once and has been evicted
-	StopSalt                       // the next block is cached, for another tenant, model, adapter or dtype
-	StopUnseen                     // nothing like the next block is known
-	StopDisabled                   // prefix caching is off
-)
-
-func (s MatchStop) String() string {
-	return [...]string{"block edge", "diverged", "evicted", "salt", "unseen", "disabled"}[s]
-}
-
-// Match is the outcome of looking a prompt up in the prefix cache.
-type Match struct {
-	Tokens int // leading tokens found
-	Stop   MatchStop
-	At     int // first token that is not found; for StopDiverged the first that differs
-}
-
-// Explain looks the tokens of seq up as [BlockManager.Admit] would and says why
-// the match ends. It walks all blocks, which is cheap but not free: it is for
-// operators, not for each step, and StopSalt is not to be shown to a tenant.
-func (m *BlockManager) Explain(seq *batch.Sequence) Match {
-	if !m.cfg.PrefixCaching {
-		return Match{Stop: StopDisabled}
-	}
+// Explain looks the tokens of seq up as [BlockManager.Admit] would now and says
+// why the match ends. It costs a few microseconds. StopSalt is for operators:
+// see [batch.MatchStop.Public].
+func (m *BlockManager) Explain(seq *batch.Sequence) batch.PrefixMatch {
 	chain := m.Chain(nil, seq.Salt, seq.Tokens)
-	n := m.Match(chain, seq.Tokens)
-	next := n / m.cfg.BlockSize
-	if next == len(chain) {
-		return Match{Tokens: n, Stop: StopBlockEdge, At: n}
-	}
-	parent := m.root(seq.Salt)
-	if next > 0 {
-		parent = chain[next-1]
-	}
-	ids := m.blockIDs(seq.Tokens, next)
-	if common := m.longestSibling(parent, ids); common > 0 {
-		return Match{Tokens: n, Stop: StopDiverged, At: n + common}
-	}
-	if m.haunted(chain[next]) {
-		return Match{Tokens: n, Stop: StopEvicted, At: n}
-	}
-	if next == 0 && m.elsewhere(ids) {
-		return Match{Tokens: n, Stop: StopSalt, At: n}
-	}
-	return Match{Tokens: n, Stop: StopUnseen, At: n}
+	return m.explain(seq, chain, m.matched(chain, seq.Tokens))
 }
 
-// longestSibling is the length of the longest prefix that ids share with a
-// cached child of parent.
-func (m *BlockManager) longestSibling(parent Hash, ids []int32) int {
-	best := 0
-	for id := range m.blocks {
-		b := &m.blocks[id]
-		if !b.indexed || b.parent != parent {
-			continue
+// explain says why only the first n blocks of chain were found.
+func (m *BlockManager) explain(seq *batch.Sequence, chain []Hash, n int) batch.PrefixMatch {
+	why := batch.PrefixMatch{Tokens: n * m.cfg.BlockSize, At: n * m.cfg.BlockSize}
+	switch {
+	case !m.cfg.PrefixCaching:
+		why.Stop = batch.StopDisabled
+	case n >= len(chain):
+		why.Stop = batch.StopBlockEdge
+	case m.cachedBeyond(chain[n:]):
+		why.Stop = batch.StopWindow
+	default:
+		why.Stop = batch.StopUnseen
+		parent := m.root(seq.Salt)
+		if n > 0 {
+			parent = chain[n-1]
 		}
-		n := 0
-		for n < len(ids) && m.ids(int32(id))[n] == ids[n] {
-			n++
+		ids := m.blockIDs(seq.Tokens, n)
+		if common := m.commonWithSibling(parent, ids); common > 0 {
+			why.Stop, why.At = batch.StopDiverged, why.At+common
+		} else if m.whys.haunted(chain[n]) {
+			why.Stop = batch.StopEvicted
+		} else if n == 0 && m.whys.openings[m.opening(ids)] > 0 {
+			why.Stop = batch.StopSalt
 		}
-		best = max(best, n)
 	}
-	return best
+	return why
 }
 
-// elsewhere reports whether a block with these ids is cached under other keys.
-func (m *BlockManager) elsewhere(ids []int32) bool {
-	for id := range m.blocks {
-		if m.blocks[id].indexed && slices.Equal(m.ids(int32(id)), ids) {
+// cachedBeyond reports whether any of the blocks that were not used is cached,
+// which can be only because its window is not.
+func (m *BlockManager) cachedBeyond(chain []Hash) bool {
+	for _, h := range chain {
+		if _, ok := m.index[h]; ok && m.cfg.Window > 0 {
 			return true
 		}
 	}
 	return false
 }
 
+// maxSiblings bounds the search for a text that parts within a block: of more
+// cached continuations than that only the newest are looked at.
+const maxSiblings = 256
+
+// commonWithSibling is the length of the longest prefix that ids share with a
+// cached child of parent.
+func (m *BlockManager) commonWithSibling(parent Hash, ids []int32) int {
+	best := 0
+	id, ok := m.whys.newest[parent]
+	for n := 0; ok && id != none && n < maxSiblings; n++ {
+		same := 0
+		for same < len(ids) && m.ids(id)[same] == ids[same] {
+			same++
+		}
+		best = max(best, same)
+		id = m.blocks[id].older
+	}
+	return best
+}
+
+// whys is what is known only to explain: nothing is decided by it.
+type whys struct {
+	newest   map[Hash]int32   // of the cached children of a parent; older ones hang on it
+	openings map[uint64]int32 // how many tenants have a text that begins with these ids cached
+	ghosts   []uint64         // evicted blocks
+}
+
+func (w *whys) init(blocks int) {
+	w.newest = make(map[Hash]int32, blocks)
+	w.openings = map[uint64]int32{}
+	w.ghosts = make([]uint64, ceilPow2(blocks))
+}
+
+func (w *whys) reset() {
+	clear(w.newest)
+	clear(w.openings)
+	clear(w.ghosts)
+}
+
+// remember notes a block that has come into the index.
+func (m *BlockManager) remember(id int32) {
+	b := &m.blocks[id]
+	b.older, b.newer = none, none
+	if older, ok := m.whys.newest[b.parent]; ok {
+		b.older = older
+		m.blocks[older].newer = id
+	}
+	m.whys.newest[b.parent] = id
+	if b.opening {
+		m.whys.openings[m.opening(m.ids(id))]++
+	}
+}
+
+// forget undoes remember.
+func (m *BlockManager) forget(id int32) {
+	b := &m.blocks[id]
+	if b.older != none {
+		m.blocks[b.older].newer = b.newer
+	}
+	switch {
+	case b.newer != none:
+		m.blocks[b.newer].older = b.older
+	case b.older != none:
+		m.whys.newest[b.parent] = b.older
+	default:
+		delete(m.whys.newest, b.parent)
+	}
+	if !b.opening {
+		return
+	}
+	key := m.opening(m.ids(id))
+	if m.whys.openings[key]--; m.whys.openings[key] == 0 {
+		delete(m.whys.openings, key)
+	}
+}
+
+// opening names the first block of a text, whoever's it is.
+func (m *BlockManager) opening(ids []int32) uint64 { return fingerprint(m.link(Hash{}, ids)) }
+
 // Ghosts remember evicted blocks by 64 bits of their hash, one per place of a
 // table as large as the pool; a newer ghost takes an older one's place.
-func (m *BlockManager) haunt(h Hash) { m.ghosts[m.grave(h)] = fingerprint(h) }
+func (w *whys) haunt(h Hash) { w.ghosts[w.grave(h)] = fingerprint(h) }
 
-func (m *BlockManager) haunted(h Hash) bool { return m.ghosts[m.grave(h)] == fingerprint(h) }
+func (w *whys) haunted(h Hash) bool { return w.ghosts[w.grave(h)] == fingerprint(h) }
 
-func (m *BlockManager) grave(h Hash) uint64 { return fingerprint(h) & uint64(len(m.ghosts)-1) }
+func (w *whys) grave(h Hash) uint64 { return fingerprint(h) & uint64(len(w.ghosts)-1) }
 
 func fingerprint(h Hash) uint64 { return binary.LittleEndian.Uint64(h[:]) }

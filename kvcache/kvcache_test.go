@@ -51,7 +51,10 @@ func check(t testing.TB, m *BlockManager, live ...*batch.Sequence) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	for _, c := range []Config{{}, {NumBlocks: -1, BlockSize: 16}, {NumBlocks: 4, BlockSize: -2}, {NumBlocks: 1 << 30, BlockSize: 16}} {
+	for _, c := range []Config{
+		{}, {NumBlocks: -1, BlockSize: 16}, {NumBlocks: 4, BlockSize: -2}, {NumBlocks: 1 << 30, BlockSize: 16},
+		{NumBlocks: 4, Window: -1}, {NumBlocks: 4, Contiguous: true, PrefixCaching: true},
+	} {
 		if _, err := New(c); err == nil {
 			t.Errorf("%+v was accepted", c)
 		}
@@ -104,7 +107,7 @@ func TestPrefixDivergence(t *testing.T) {
 		b.Tokens[at] = -1
 		admit(t, m, a)
 		compute(m, a)
-		if why := m.Explain(b); why.Tokens != at/4*4 || at%4 > 0 && (why.Stop != StopDiverged || why.At != at) {
+		if why := m.Explain(b); why.Tokens != at/4*4 || at%4 > 0 && (why.Stop != batch.StopDiverged || why.At != at) {
 			t.Errorf("parting at %d is explained as %+v", at, why)
 		}
 		if got := admit(t, m, b); got != at/4*4 {
@@ -293,6 +296,8 @@ func TestCheckNotices(t *testing.T) {
 		"a published tail":        func(m *BlockManager, seq *batch.Sequence) { m.blocks[seq.BlockTable[2]].hashed = true },
 		"a broken list":           func(m *BlockManager, seq *batch.Sequence) { m.blocks[m.reusable.head].prev = 1 },
 		"a block freed too early": func(m *BlockManager, seq *batch.Sequence) { m.blocks[m.reusable.head].fence = 9 },
+		"a hole in the table":     func(m *BlockManager, seq *batch.Sequence) { seq.BlockTable[0] = -1 },
+		"a lost sibling":          func(m *BlockManager, seq *batch.Sequence) { delete(m.whys.newest, m.root("")) },
 		"a late fence":            func(m *BlockManager, seq *batch.Sequence) { m.completed = 5 },
 	}
 	for name, spoil := range damage {
@@ -340,11 +345,23 @@ func TestNoAllocation(t *testing.T) {
 func FuzzManager(f *testing.F) {
 	f.Add([]byte{3, 4, 0, 9, 1, 0, 2, 0, 0, 9, 3, 1, 4, 0, 5, 1})
 	f.Add([]byte{1, 9, 0, 1, 0, 2, 0, 3, 2, 0, 2, 1, 2, 2, 5, 0, 6, 0})
+	f.Add([]byte{0x53, 0x44, 0, 9, 1, 0, 7, 0, 3, 0, 3, 0, 7, 0, 5, 1, 2, 0, 6, 0, 0, 12})
+	f.Add([]byte{3, 0x84, 0, 3, 1, 0, 4, 2, 0, 4, 2, 0, 6, 0, 0, 1})
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		if len(ops) < 2 || len(ops) > 400 {
 			return
 		}
-		m := newManager(t, 4+int(ops[1]%16), 1+int(ops[0]%5))
+		cfg := Config{NumBlocks: 4 + int(ops[1]%16), BlockSize: 1 + int(ops[0]%5), PrefixCaching: true}
+		switch ops[1] >> 6 {
+		case 1:
+			cfg.Window = 1 + int(ops[0]>>4)
+		case 2:
+			cfg.Contiguous, cfg.PrefixCaching = true, false
+		}
+		m, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
 		var live []*batch.Sequence
 		step := &batch.Step{ID: 1}
 		for i := 2; i+1 < len(ops); i += 2 {
@@ -363,7 +380,7 @@ func FuzzManager(f *testing.F) {
 }
 
 func fuzzOp(m *BlockManager, step *batch.Step, live []*batch.Sequence, op byte, n int) []*batch.Sequence {
-	if op%7 != 0 && len(live) == 0 {
+	if op%8 != 0 && len(live) == 0 {
 		return live
 	}
 	var seq *batch.Sequence
@@ -372,9 +389,10 @@ func fuzzOp(m *BlockManager, step *batch.Step, live []*batch.Sequence, op byte, 
 		at = n % len(live)
 		seq = live[at]
 	}
-	switch op % 7 {
+	switch op % 8 {
 	case 0: // arrive
 		s := newSeq(int64(n), n%3, 1+n%24)
+		s.MaxTokens = n % 9
 		if cached, ok := m.Admit(s, m.Chain(nil, "", s.Tokens), 0); ok {
 			s.NumComputed = cached
 			live = append(live, s)
@@ -396,13 +414,15 @@ func fuzzOp(m *BlockManager, step *batch.Step, live []*batch.Sequence, op byte, 
 	case 5: // fork
 		child := newSeq(int64(n), 0, 0)
 		child.Tokens = slices.Clone(seq.Tokens)
-		if seq.NumComputed == len(seq.Tokens) && m.Fork(step, seq, child, seq.NumComputed-1, 0) {
+		if seq.NumComputed == len(seq.Tokens) && m.CanFork(seq, seq.NumComputed-1) && m.Fork(step, seq, child, seq.NumComputed-1, 0) {
 			child.NumComputed = seq.NumComputed - 1
 			live = append(live, child)
 		}
 	case 6:
 		m.Complete(step.ID)
 		step.ID++
+	case 7: // the window moves on
+		m.Prune(seq, step.ID)
 	}
 	return live
 }

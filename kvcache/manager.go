@@ -42,11 +42,16 @@
 // children is useful, a child without its parent is not). No decision depends
 // on map order, time or chance, so a trace replays exactly.
 //
+// What else there is: window.go lets go of blocks that no layer can see any more,
+// contiguous.go is the layout before paging, explain.go says why a prefix match
+// ended.
+//
 // Tests: scheduler/sim drives this package with random traces (invariants I1 to
-// I4, I10, I11) and proves with mutants that each rule above is watched.
+// I4, I10, I11, I14) and proves with mutants that each rule above is watched.
 package kvcache
 
 import (
+	"errors"
 	"fmt"
 
 	"sestina/batch"
@@ -57,6 +62,8 @@ type Config struct {
 	NumBlocks     int // physical blocks in the pool, ≥ 1
 	BlockSize     int // token positions per block, ≥ 1; 0 = 16
 	PrefixCaching bool
+	Contiguous    bool // one run of blocks per sequence, as long as it may ever get: see contiguous.go
+	Window        int  // widest sliding window when every layer has one: see window.go; 0 = some layer sees everything
 
 	// What K and V depend on besides the tokens and the tenant's salt.
 	Model, Adapter, KVDType string
@@ -73,9 +80,9 @@ type BlockManager struct {
 	fenced    list // ascending by fence
 	completed uint64
 
-	index  map[Hash]int32 // published blocks; looked up, never ranged over to decide
-	ghosts []uint64       // fingerprints of evicted blocks, see explain.go
-	buf    []byte         // scratch of the hash input
+	index map[Hash]int32 // published blocks; looked up, never ranged over to decide
+	whys  whys           // to explain what was not found
+	buf   []byte         // scratch of the hash input
 
 	stats Stats
 }
@@ -92,11 +99,17 @@ func New(cfg Config) (*BlockManager, error) {
 	if cfg.NumBlocks > maxSlots/cfg.BlockSize {
 		return nil, fmt.Errorf("kvcache: %d blocks of %d tokens exceed %d slots; lower --kv-cache-memory-bytes", cfg.NumBlocks, cfg.BlockSize, maxSlots)
 	}
+	if cfg.Contiguous && cfg.PrefixCaching {
+		return nil, errors.New("kvcache: a contiguous layout shares no blocks; use --no-enable-prefix-caching with --kv-layout contiguous")
+	}
+	if cfg.Window < 0 {
+		return nil, fmt.Errorf("kvcache: a window of %d tokens; it must be at least 1, or 0 for none", cfg.Window)
+	}
 	m := &BlockManager{cfg: cfg, blocks: make([]block, cfg.NumBlocks)}
 	if cfg.PrefixCaching {
 		m.tokens = make([]int32, cfg.NumBlocks*cfg.BlockSize)
 		m.index = make(map[Hash]int32, cfg.NumBlocks)
-		m.ghosts = make([]uint64, ceilPow2(cfg.NumBlocks))
+		m.whys.init(cfg.NumBlocks)
 	}
 	m.Reset()
 	return m, nil
@@ -107,7 +120,7 @@ func New(cfg Config) (*BlockManager, error) {
 func (m *BlockManager) Reset() {
 	clear(m.blocks)
 	clear(m.index)
-	clear(m.ghosts)
+	m.whys.reset()
 	s := &m.stats
 	s.Total, s.Free, s.Idle, s.Referenced, s.Fenced = len(m.blocks), 0, 0, 0, 0
 	m.reusable.init(Free)
@@ -130,10 +143,14 @@ func (m *BlockManager) Available() int { return m.reusable.len }
 // or for none of them: whole blocks from the prefix cache as far as chain (see
 // [BlockManager.Chain]) matches, new ones for the rest. It leaves at least
 // reserve blocks available. It returns how many leading tokens are cached, and
-// false, with nothing changed, when the pool is too full.
+// false, with nothing changed, when the pool is too full. The first time it
+// writes down in seq.Match why the match went no further.
 func (m *BlockManager) Admit(seq *batch.Sequence, chain []Hash, reserve int) (cached int, ok bool) {
 	if len(seq.BlockTable) != 0 {
 		panic(fmt.Sprintf("kvcache: sequence %d admitted with %d blocks", seq.ID, len(seq.BlockTable)))
+	}
+	if m.cfg.Contiguous {
+		return 0, m.admitRun(seq, reserve)
 	}
 	table, fromPool := m.match(seq.BlockTable[:0], chain, seq.Tokens)
 	hits := len(table)
@@ -141,18 +158,23 @@ func (m *BlockManager) Admit(seq *batch.Sequence, chain []Hash, reserve int) (ca
 	if need+fromPool+reserve > m.Available() {
 		return 0, false
 	}
+	cached = hits * m.cfg.BlockSize
+	if seq.Preemptions == 0 { // a recomputed sequence finding its own blocks is no hit
+		if m.cfg.PrefixCaching {
+			m.stats.QueryTokens += uint64(len(seq.Tokens))
+			m.stats.HitTokens += uint64(cached)
+		}
+		seq.Match = m.explain(seq, chain, hits) // before anything is evicted for it
+	}
 	for _, id := range table {
-		m.ref(id)
+		if id != none {
+			m.ref(id)
+		}
 	}
 	for range need {
 		table = append(table, m.take())
 	}
 	seq.BlockTable = table
-	cached = hits * m.cfg.BlockSize
-	if seq.Preemptions == 0 { // a recomputed sequence finding its own blocks is no hit
-		m.stats.QueryTokens += uint64(len(seq.Tokens))
-		m.stats.HitTokens += uint64(cached)
-	}
 	return cached, true
 }
 
@@ -166,7 +188,7 @@ func (m *BlockManager) Grow(step *batch.Step, seq *batch.Sequence, from, to int)
 	if copyTail {
 		need++
 	}
-	if need > m.Available() {
+	if need > m.Available() || need > 0 && m.cfg.Contiguous {
 		return false
 	}
 	if copyTail {
@@ -194,6 +216,7 @@ func (m *BlockManager) copyOnWrite(step *batch.Step, seq *batch.Sequence, i int)
 // Fork gives child, which owns nothing, the first n positions of parent's K/V
 // and room for all of its own tokens; the tail is copied (see [BlockManager.Grow]).
 // It leaves at least reserve blocks available; false means that nothing changed.
+// The parent must still have what the child's window reaches, see [BlockManager.CanFork].
 func (m *BlockManager) Fork(step *batch.Step, parent, child *batch.Sequence, n, reserve int) bool {
 	size := m.cfg.BlockSize
 	need := m.BlocksFor(len(child.Tokens)) - n/size // the shared full blocks cost nothing
@@ -201,7 +224,11 @@ func (m *BlockManager) Fork(step *batch.Step, parent, child *batch.Sequence, n, 
 		return false
 	}
 	child.BlockTable = append(child.BlockTable, parent.BlockTable[:m.BlocksFor(n)]...)
-	for _, id := range child.BlockTable {
+	for i, id := range child.BlockTable {
+		if i < m.firstVisible(n) {
+			child.BlockTable[i] = none
+			continue
+		}
 		m.ref(id)
 	}
 	return m.Grow(step, child, n, len(child.Tokens))
@@ -211,7 +238,10 @@ func (m *BlockManager) Fork(step *batch.Step, parent, child *batch.Sequence, n, 
 // of rejected drafts. The blocks become reusable once step fence has completed.
 func (m *BlockManager) Truncate(seq *batch.Sequence, n int, fence uint64) {
 	keep := m.BlocksFor(n)
-	for i := len(seq.BlockTable) - 1; i >= keep; i-- {
+	if m.cfg.Contiguous && n > 0 {
+		return // a reservation stays whole
+	}
+	for i := len(seq.BlockTable) - 1; i >= keep && seq.BlockTable[i] != none; i-- {
 		m.unref(seq.BlockTable[i], fence)
 	}
 	seq.BlockTable = seq.BlockTable[:min(keep, len(seq.BlockTable))]

@@ -58,23 +58,38 @@ func (m *BlockManager) Chain(dst []Hash, salt string, tokens []int32) []Hash {
 
 // Match counts the leading tokens for which the prefix cache holds blocks now.
 func (m *BlockManager) Match(chain []Hash, tokens []int32) int {
-	n := 0
-	for n < len(chain) && m.lookup(chain[n], m.blockIDs(tokens, n)) != none {
-		n++
-	}
-	return n * m.cfg.BlockSize
+	return m.matched(chain, tokens) * m.cfg.BlockSize
 }
 
-// match appends the cached blocks of the longest matching prefix to table and
-// counts those of them that nobody uses (taking them uses up the pool).
-func (m *BlockManager) match(table []int32, chain []Hash, tokens []int32) (_ []int32, fromPool int) {
+// matched is Match in blocks: the most for which every block that the next
+// position can see is cached. Without a window that is all of them.
+func (m *BlockManager) matched(chain []Hash, tokens []int32) (best int) {
+	missing := -1 // the last block that is not cached
 	for i, h := range chain {
-		id := m.lookup(h, m.blockIDs(tokens, i))
-		if id == none {
-			break
+		if m.lookup(h, m.blockIDs(tokens, i)) == none {
+			if missing = i; m.cfg.Window == 0 {
+				return best
+			}
+		} else if missing < m.firstVisible((i+1)*m.cfg.BlockSize) {
+			best = i + 1
 		}
-		if m.blocks[id].state == Idle {
-			fromPool++
+	}
+	return best
+}
+
+// match appends the cached blocks of the longest matching prefix to table, −1
+// for those behind its window, and counts those that nobody uses (taking them
+// uses up the pool).
+func (m *BlockManager) match(table []int32, chain []Hash, tokens []int32) (_ []int32, fromPool int) {
+	n := m.matched(chain, tokens)
+	first := m.firstVisible(n * m.cfg.BlockSize)
+	for i, h := range chain[:n] {
+		id := int32(none)
+		if i >= first {
+			id = m.lookup(h, m.blockIDs(tokens, i))
+			if m.blocks[id].state == Idle {
+				fromPool++
+			}
 		}
 		table = append(table, id)
 	}
@@ -118,17 +133,18 @@ func (m *BlockManager) Publish(seq *batch.Sequence, from, to int) {
 		} else {
 			parent = m.blocks[seq.BlockTable[i-1]].hash
 		}
-		m.publish(seq.BlockTable[i], parent, m.blockIDs(seq.Tokens, i))
+		m.publish(seq.BlockTable[i], parent, m.blockIDs(seq.Tokens, i), i == 0)
 	}
 }
 
-func (m *BlockManager) publish(id int32, parent Hash, ids []int32) {
+func (m *BlockManager) publish(id int32, parent Hash, ids []int32, opening bool) {
 	b := &m.blocks[id]
-	b.parent, b.hash, b.hashed = parent, m.link(parent, ids), true
+	b.parent, b.hash, b.hashed, b.opening = parent, m.link(parent, ids), true, opening
 	copy(m.ids(id), ids)
 	if _, taken := m.index[b.hash]; !taken { // two may have computed the same prefix at once
 		m.index[b.hash] = id
 		b.indexed = true
+		m.remember(id)
 	}
 }
 
@@ -136,12 +152,13 @@ func (m *BlockManager) publish(id int32, parent Hash, ids []int32) {
 func (m *BlockManager) evict(id int32) {
 	m.unindex(id)
 	m.stats.Evictions++
-	m.haunt(m.blocks[id].hash)
+	m.whys.haunt(m.blocks[id].hash)
 }
 
 func (m *BlockManager) unindex(id int32) {
 	delete(m.index, m.blocks[id].hash)
 	m.blocks[id].indexed = false
+	m.forget(id)
 }
 
 // ClearCache forgets all published contents; blocks in use stay with their owners.
@@ -157,5 +174,5 @@ func (m *BlockManager) ClearCache() {
 			m.pushFront(&m.reusable, int32(id), Free)
 		}
 	}
-	clear(m.ghosts)
+	clear(m.whys.ghosts)
 }

@@ -6,10 +6,10 @@ import (
 	"sestina/batch"
 )
 
-// before is the one order of the scheduler: who is served first, and, read from
-// the other end, who is preempted first. It is total and never changes for a
-// sequence, so a preempted one returns to the place of its arrival, in front of
-// all that came later.
+// before is the order in which the running are served and, read from the other
+// end, preempted. It is total and never changes for a sequence. The waiting are
+// kept in it too; which of them is admitted next also depends on whose they are,
+// see head.
 func (s *Scheduler) before(a, b *entry) int {
 	if s.cfg.Order == PriorityOrder && a.seq.Priority != b.seq.Priority {
 		if a.seq.Priority < b.seq.Priority {
@@ -44,16 +44,25 @@ func (s *Scheduler) enqueue(e *entry) {
 	e.seq.Status = batch.Waiting
 	s.waiting = s.insert(s.waiting, e)
 	s.waitingTokens += len(e.seq.Tokens)
+	s.queued(e.tenant, 1)
+}
+
+// dequeue undoes enqueue.
+func (s *Scheduler) dequeue(e *entry) {
+	s.waiting = s.remove(s.waiting, e)
+	s.waitingTokens -= len(e.seq.Tokens)
+	s.queued(e.tenant, -1)
 }
 
 // start moves e, which has its blocks, from the waiting to the running.
 func (s *Scheduler) start(e *entry) {
-	s.waiting = s.remove(s.waiting, e)
-	s.waitingTokens -= len(e.seq.Tokens)
+	if !e.admitted {
+		e.tenant.served += uint64(missing(e)) // a recomputation is not the client's doing
+	}
+	s.dequeue(e)
 	s.running = s.insert(s.running, e)
 	e.seq.Status = batch.Running
 	e.admitted = true
-	e.waitsFor = WaitNothing
 	e.chain, e.chained = e.chain[:0], false // its tokens will be others when it waits again
 }
 
@@ -67,15 +76,14 @@ func (s *Scheduler) preempt(e *entry) {
 	e.seq.Preemptions++
 	s.stats.Preemptions++
 	s.enqueue(e)
-	e.waitsFor = WaitBlocks
+	s.stalled = WaitBlocks
 }
 
 // finish ends a sequence in any phase.
 func (s *Scheduler) finish(e *entry, reason batch.FinishReason, err error) {
 	seq := e.seq
 	if seq.Status == batch.Waiting {
-		s.waiting = s.remove(s.waiting, e)
-		s.waitingTokens -= len(seq.Tokens)
+		s.dequeue(e)
 	} else {
 		s.running = s.remove(s.running, e)
 		s.blocks.Free(seq, e.inFlight)
@@ -83,6 +91,7 @@ func (s *Scheduler) finish(e *entry, reason batch.FinishReason, err error) {
 	seq.Status, seq.Finish, seq.Err = batch.Finished, reason, err
 	seq.Drafts = seq.Drafts[:0]
 	delete(s.byID, seq.ID)
+	s.leave(seq.Salt, e.tenant)
 	e.group.members = slices.DeleteFunc(e.group.members, func(m *entry) bool { return m == e })
 	s.stats.Finished++
 }
@@ -91,7 +100,7 @@ func (s *Scheduler) finish(e *entry, reason batch.FinishReason, err error) {
 // closed once formed, so there each choice computes its prompt itself.
 func (s *Scheduler) blockedBy(e *entry) *entry {
 	first := e.group.members[0]
-	if e.group.prompted || first == e || s.cfg.Policy == Static {
+	if e.group.prompted || first == e || s.cfg.Policy == Static || s.cfg.NoKVCache || s.blocks.Config().Contiguous {
 		return nil
 	}
 	return first
@@ -100,11 +109,11 @@ func (s *Scheduler) blockedBy(e *entry) *entry {
 // forkSource is a running sibling that has computed the prompt in a completed
 // step. (One that has itself just forked has a tail that is yet to be copied.)
 func (s *Scheduler) forkSource(e *entry) *entry {
-	if e.seq.NumOutput() > 0 {
+	if e.seq.NumOutput() > 0 || s.cfg.NoKVCache {
 		return nil // a recomputed choice has its own output to compute too
 	}
 	for _, m := range e.group.members {
-		if m != e && m.seq.Status == batch.Running && m.seq.NumComputed >= e.seq.PromptLen {
+		if m != e && m.seq.Status == batch.Running && m.seq.NumComputed >= e.seq.PromptLen && s.blocks.CanFork(m.seq, e.seq.PromptLen-1) {
 			return m
 		}
 	}

@@ -22,10 +22,9 @@ func (s *Scheduler) Schedule(now time.Duration) *batch.Step {
 	p.single()
 	p.limitByTime()
 	p.prefill()
-	if p.preempted {
-		s.allWaitFor(WaitBlocks)
-	} else {
-		p.admit(now)
+	s.stalled = WaitBlocks
+	if !p.preempted {
+		s.stalled = p.admit(now)
 	}
 	p.drafts()
 	if len(step.Seqs) == 0 {
@@ -67,6 +66,9 @@ func (p *plan) add(e *entry, n int) {
 
 // single serves the running sequences that miss one token.
 func (p *plan) single() {
+	if p.s.cfg.NoKVCache {
+		return
+	}
 	for i := 0; i < len(p.s.running) && p.tokens > 0; i++ {
 		e := p.s.running[i]
 		if e.inFlight == 0 && missing(e) == 1 && p.grow(i) {
@@ -75,7 +77,7 @@ func (p *plan) single() {
 	}
 }
 
-// grow gets a slot for the last token of running[i], preempting from the end of
+// grow gets slots for the missing tokens of running[i], preempting from the end of
 // the order if it must. Blocks that a step in flight will release are waited for.
 func (p *plan) grow(i int) bool {
 	s, e := p.s, p.s.running[i]
@@ -130,45 +132,41 @@ func (p *plan) chunk(missing int) int {
 }
 
 // prefill serves the running sequences that miss several tokens. Their blocks
-// were reserved when they were admitted.
+// were reserved when they were admitted. Without a cache everyone is served here,
+// in order: all tokens are missing, and the newest may need a block.
 func (p *plan) prefill() {
-	for _, e := range p.s.running {
-		if p.tokens == 0 {
-			return
-		}
-		if e.inFlight != 0 || missing(e) < 2 {
+	whole := p.s.cfg.NoKVCache
+	for i := 0; i < len(p.s.running) && p.tokens > 0; i++ {
+		e := p.s.running[i]
+		if e.inFlight != 0 || missing(e) < 2 && !whole {
 			continue
 		}
-		if n := p.chunk(missing(e)); n > 0 {
+		if n := p.chunk(missing(e)); n > 0 && (!whole || p.grow(i)) {
 			p.add(e, n)
 		}
 	}
 }
 
-// admit takes waiting sequences in order until one does not fit.
-func (p *plan) admit(now time.Duration) {
+// admit takes waiting sequences in order until one does not fit, and says why.
+func (p *plan) admit(now time.Duration) Wait {
 	s := p.s
 	static := s.cfg.Policy == Static
 	if static && len(s.running) > 0 {
-		s.allWaitFor(WaitSeat)
-		return
+		return WaitSeat
 	}
-	for i := 0; i < len(s.waiting); {
-		e := s.waiting[i]
+	for len(s.waiting) > 0 {
 		switch {
-		case s.blockedBy(e) != nil:
-			e.waitsFor = WaitSibling
-			i++
-			continue
 		case len(s.running) >= s.cfg.MaxNumSeqs:
-			e.waitsFor = WaitSeat
-			return
+			return WaitSeat
 		case p.tokens == 0 && !static:
-			e.waitsFor = WaitBudget
-			return
+			return WaitBudget
 		}
-		if e.waitsFor = p.place(e); e.waitsFor != WaitNothing {
-			return
+		e := s.head()
+		if e == nil {
+			return WaitSibling
+		}
+		if wait := p.place(e); wait != WaitNothing {
+			return wait
 		}
 		s.start(e)
 		s.stats.observeWait(now - e.arrived)
@@ -176,6 +174,7 @@ func (p *plan) admit(now time.Duration) {
 			p.add(e, n)
 		}
 	}
+	return WaitTurn
 }
 
 // place gives e its blocks and its computed tokens, or says what is missing.
@@ -194,23 +193,34 @@ func (p *plan) place(e *entry) Wait {
 		}
 		seq.NumComputed = n
 		if !e.admitted {
-			seq.NumCached = parent.seq.NumCached
+			seq.NumCached, seq.Match = parent.seq.NumCached, parent.seq.Match
 		}
 		return WaitNothing
 	}
-	if !e.chained {
+	if !e.chained && !s.cfg.NoKVCache {
 		e.chain, e.chained = s.blocks.Chain(e.chain[:0], seq.Salt, seq.Tokens), true
 	}
 	if !s.cfg.ChunkedPrefill && s.cfg.Policy != Static && len(seq.Tokens)-s.blocks.Match(e.chain, seq.Tokens) > p.tokens {
 		return WaitBudget
 	}
+	fragmented := s.blocks.Stats().Fragmented
 	cached, ok := s.blocks.Admit(seq, e.chain, reserve)
 	if !ok {
-		return WaitBlocks
+		if s.blocks.Stats().Fragmented == fragmented {
+			return WaitBlocks
+		}
+		if !e.split {
+			e.split = true
+			s.stats.Fragmented++
+		}
+		return WaitRun
 	}
 	seq.NumComputed = cached
 	if !e.admitted {
 		seq.NumCached = min(cached, seq.PromptLen)
+	}
+	if s.cfg.NoKVCache {
+		seq.Match = batch.PrefixMatch{Stop: batch.StopDisabled} // whatever the pool could do
 	}
 	return WaitNothing
 }

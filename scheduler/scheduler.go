@@ -15,27 +15,39 @@
 //  1. Running sequences that miss one token, oldest first. When the pool has no
 //     block left, the newest running sequence is preempted.
 //  2. Running sequences that miss more: prompts in chunks, as the budget allows.
-//  3. Waiting sequences, if no one was preempted: in order, each with blocks for
-//     all of its tokens or not at all. The first that does not fit ends the pass,
-//     so nobody overtakes and nobody waits while holding blocks.
+//  3. Waiting sequences, if no one was preempted: in the order of fairness.go,
+//     each with blocks for all of its tokens or not at all. The first that does
+//     not fit ends the pass, so nobody overtakes and nobody waits while holding blocks.
 //  4. Drafts, with what is left of the budget and of the pool. They go last
 //     because they are the one kind of work that may be for nothing: a draft
 //     never displaces a token, and never causes a preemption.
 //
 // # Preemption
 //
-// The victim loses its blocks and waits at the place of its arrival; its tokens
+// The victim is the running sequence of lowest priority, the newest of them. It
+// loses its blocks and waits in front of those that have not run yet; its tokens
 // stay. Later it computes them again as one prompt, minus what the prefix cache
-// still has. The oldest running sequence is never a victim, and admission refuses
-// what could not run alone in the pool ([NeverFitsError]): so the oldest always
-// advances, finishes, and hands the title on. Nothing waits for ever.
+// still has. The first in order is never a victim, and admission refuses what
+// could not run alone in the pool ([NeverFitsError]): so the first always
+// advances, finishes, and hands the title on. Nothing waits for ever, nothing is
+// aborted for want of blocks.
 //
 // # The n choices of a request
 //
 // The first computes the prompt; its siblings wait for that, then fork: they
 // share the blocks, have all but the last prompt token computed, and compute that
 // one again into a private copy of the tail block, so each gets its own logits
-// to draw from and the engine sees n ordinary sequences.
+// to draw from and the engine sees n ordinary sequences. Where nothing can be
+// shared (no cache, contiguous layout, static batches, a window that has moved
+// on) each computes the prompt itself.
+//
+// # Without a cache
+//
+// NoKVCache is what the KV cache is compared with: after each committed token
+// NumComputed returns to 0, so the next one computes all K/V again, through the
+// same passes and the same slots. Within one token's pass chunks do read what
+// the chunks before them wrote; nothing is read from an earlier token's pass,
+// nothing is published, nothing is forked. Stats.ComputedTokens counts what it costs.
 //
 // # Determinism
 //
@@ -89,6 +101,8 @@ type Config struct {
 	Policy              Policy
 	Order               Order
 
+	NoKVCache bool // compute all K/V again for every token, see the package comment
+
 	ChunkedPrefill       bool // off: a prompt is computed in one step, and MaxNumBatchedTokens is raised to MaxModelLen
 	LongPrefillThreshold int  // at most so many tokens of one sequence in one step
 
@@ -114,6 +128,9 @@ type Scheduler struct {
 	waiting []*entry // in order, see before
 	running []*entry // in order
 	byID    map[int64]*entry
+	tenants map[string]*tenant // by Sequence.Salt
+	floor   uint64             // see leastServed
+	stalled Wait               // what the head of the queue waits for
 
 	lastID        int64
 	waitingTokens int
@@ -130,10 +147,12 @@ type Scheduler struct {
 type entry struct {
 	seq      *batch.Sequence
 	group    *group
+	tenant   *tenant
 	arrived  time.Duration
-	inFlight uint64 // the step that computes it, 0 = none
-	admitted bool   // has owned blocks before
-	waitsFor Wait
+	inFlight uint64         // the step that computes it, 0 = none
+	admitted bool           // has owned blocks before
+	most     int            // tokens that it had computed at most
+	split    bool           // has waited for a run of blocks though enough were free
 	chain    []kvcache.Hash // hashes of its tokens' blocks, made when it is first considered
 	chained  bool
 }
@@ -164,7 +183,7 @@ func New(cfg Config, blocks *kvcache.BlockManager) *Scheduler {
 		cfg.MaxNumSeqs = 1
 	}
 	cfg.MaxNumSeqs = min(cfg.MaxNumSeqs, cfg.MaxNumBatchedTokens) // each running sequence can have its token
-	return &Scheduler{cfg: cfg, blocks: blocks, byID: make(map[int64]*entry)}
+	return &Scheduler{cfg: cfg, blocks: blocks, byID: make(map[int64]*entry), tenants: map[string]*tenant{}, stalled: WaitTurn}
 }
 
 // Config returns the settings in force, defaults filled in.
@@ -223,7 +242,7 @@ func (s *Scheduler) Add(now time.Duration, seqs ...*batch.Sequence) error {
 	s.lastID = last
 	g := &group{}
 	for _, seq := range seqs {
-		e := &entry{seq: seq, group: g, arrived: now, waitsFor: WaitTurn}
+		e := &entry{seq: seq, group: g, tenant: s.join(seq.Salt), arrived: now}
 		g.members = append(g.members, e)
 		s.byID[seq.ID] = e
 		s.enqueue(e)

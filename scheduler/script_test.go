@@ -20,9 +20,12 @@ import (
 //	draft id= n=                              propose n tokens for a running sequence
 //	step                                      Schedule
 //	done [accept=n] [stop=id] [fail=id]       Update the oldest step; accept says how many drafts were right
-//	run steps=                                step and done, so many times
+//	run steps= [quiet]                        step and done, so many times
+//	flood n= prompt= max=                     so many different requests
 //	abort id= | expire | drain | rebuild | clear
 //	show                                      queues and pool
+//	match id=                                 what the prefix cache had when it was admitted
+//	stats                                     computed tokens, slots
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		var s script
@@ -34,7 +37,7 @@ func TestScripts(t *testing.T) {
 					t.Fatalf("%s: %v", d.Pos, err)
 				}
 			}
-			if s.out.Len() == 0 {
+			if s.out.Len() == 0 || d.HasArg("quiet") {
 				return "ok"
 			}
 			return s.out.String()
@@ -79,6 +82,13 @@ func (s *script) command(t *testing.T, d *datadriven.TestData) {
 			s.step()
 			s.done(0, 0, 0)
 		}
+	case "flood":
+		for id := range int64(arg(t, d, "n", 1)) {
+			seq := newSeq(id+1, int(id+1), arg(t, d, "prompt", 1), arg(t, d, "max", 1))
+			if err := s.sched.Add(s.now, seq); err != nil {
+				t.Fatalf("%s: %v", d.Pos, err)
+			}
+		}
 	case "abort":
 		s.sched.Abort(arg(t, d, "id", int64(0)))
 	case "wait":
@@ -97,6 +107,13 @@ func (s *script) command(t *testing.T, d *datadriven.TestData) {
 	case "explain":
 		m := s.pool.Explain(s.seqs[arg(t, d, "id", int64(0))])
 		s.printf("%d tokens cached, then %v at token %d", m.Tokens, m.Stop, m.At)
+	case "match":
+		m := s.seqs[arg(t, d, "id", int64(0))].Match
+		s.printf("%d tokens cached, then %v at token %d; for the client: %v", m.Tokens, m.Stop, m.At, m.Stop.Public())
+	case "stats":
+		st := s.sched.Stats()
+		s.printf("%d tokens computed, %d of them again", st.ComputedTokens, st.RecomputedTokens)
+		s.printf("%d slots reserved, %d wasted; %d running, %d delayed by fragmentation", st.ReservedSlots, st.WastedSlots, st.Running, st.Fragmented)
 	case "show":
 		s.show()
 	default:
@@ -107,10 +124,11 @@ func (s *script) command(t *testing.T, d *datadriven.TestData) {
 func (s *script) build(t *testing.T, d *datadriven.TestData) {
 	pool := kvcache.Config{
 		NumBlocks: arg(t, d, "blocks", 16), BlockSize: arg(t, d, "size", 4), PrefixCaching: arg(t, d, "prefix", "on") == "on",
+		Contiguous: arg(t, d, "layout", "paged") == "contiguous", Window: arg(t, d, "window", 0),
 	}
 	cfg := Config{
 		MaxNumSeqs: arg(t, d, "seqs", 8), MaxNumBatchedTokens: arg(t, d, "tokens", 64), MaxModelLen: arg(t, d, "len", 0),
-		ChunkedPrefill: arg(t, d, "chunked", "on") == "on", LongPrefillThreshold: arg(t, d, "long", 0),
+		ChunkedPrefill: arg(t, d, "chunked", "on") == "on", LongPrefillThreshold: arg(t, d, "long", 0), NoKVCache: arg(t, d, "cache", "on") == "off",
 		MaxQueuedSeqs: arg(t, d, "queue", 0), MaxQueuedTokens: arg(t, d, "queue-tokens", 0),
 		QueueTimeout: time.Duration(arg(t, d, "timeout", 0)) * time.Second, Watermark: arg(t, d, "watermark", 0),
 		Policy: map[string]Policy{"continuous": Continuous, "static": Static, "none": None}[arg(t, d, "policy", "continuous")],

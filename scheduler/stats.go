@@ -12,19 +12,21 @@ type Wait uint8
 
 const (
 	WaitNothing Wait = iota // running, or unknown
-	WaitTurn                // those before it in the queue
+	WaitTurn                // those before it in the queue, or the next Schedule
 	WaitSeat                // one of MaxNumSeqs places, or the end of a static batch
 	WaitBudget              // rows of a step
 	WaitBlocks              // blocks of the pool
 	WaitSibling             // the prompt, which another choice of its request computes
+	WaitRun                 // neighbouring blocks: enough are free, but apart (contiguous layout)
 )
 
 func (w Wait) String() string {
-	return [...]string{"nothing", "turn", "seat", "budget", "blocks", "sibling"}[w]
+	return [...]string{"nothing", "turn", "seat", "budget", "blocks", "sibling", "run"}[w]
 }
 
 // WaitsFor says what the sequence waits for, as of the last Schedule, and the id
-// of the sequence that has to move first (0: any running one).
+// of the sequence that has to move first (0: any running one). With WaitTurn that
+// is the head of the queue: others may come between.
 func (s *Scheduler) WaitsFor(id int64) (Wait, int64) {
 	e := s.byID[id]
 	if e == nil || e.seq.Status != batch.Waiting {
@@ -33,21 +35,10 @@ func (s *Scheduler) WaitsFor(id int64) (Wait, int64) {
 	if first := s.blockedBy(e); first != nil {
 		return WaitSibling, first.seq.ID
 	}
-	for _, head := range s.waiting {
-		if head == e {
-			break
-		}
-		if s.blockedBy(head) == nil {
-			return WaitTurn, head.seq.ID
-		}
+	if head := s.head(); head != e {
+		return WaitTurn, head.seq.ID
 	}
-	return e.waitsFor, 0
-}
-
-func (s *Scheduler) allWaitFor(w Wait) {
-	for _, e := range s.waiting {
-		e.waitsFor = w
-	}
+	return s.stalled, 0
 }
 
 // Stats are the queues' lengths and the counters since the start.
@@ -55,16 +46,23 @@ type Stats struct {
 	Running, Waiting, WaitingTokens int
 	InFlight                        int // steps handed out and not updated
 
-	Steps           uint64
-	StepTokens      uint64 // rows of all steps, drafts included
-	DraftTokens     uint64 // drafts scheduled
-	AcceptedTokens  uint64 // drafts accepted
-	CommittedTokens uint64 // output tokens
-	Preemptions     uint64
-	Refused         uint64 // sequences refused because the queue was full
-	Finished        uint64
-	Admissions      uint64        // recomputed sequences count again
-	QueueTime       time.Duration // sum over admissions, from arrival
+	// Slots of the pool that sequences own, and those of them without K/V: the
+	// unused rest of last blocks and what is reserved for tokens to come.
+	ReservedSlots, WastedSlots int
+
+	Steps            uint64
+	StepTokens       uint64 // rows of all steps, drafts included
+	ComputedTokens   uint64 // rows whose K/V was computed and not lost to an error or an abort
+	RecomputedTokens uint64 // of these, positions that had been computed before: after preemption, or without a cache
+	Fragmented       uint64 // sequences that waited though enough blocks were free, for want of a run of them
+	DraftTokens      uint64 // drafts scheduled
+	AcceptedTokens   uint64 // drafts accepted
+	CommittedTokens  uint64 // output tokens
+	Preemptions      uint64
+	Refused          uint64 // sequences refused because the queue was full
+	Finished         uint64
+	Admissions       uint64        // recomputed sequences count again
+	QueueTime        time.Duration // sum over admissions, from arrival
 }
 
 func (st *Stats) observeWait(d time.Duration) {
@@ -77,6 +75,11 @@ func (s *Scheduler) Stats() Stats {
 	st := s.stats
 	st.Running, st.Waiting, st.WaitingTokens = len(s.running), len(s.waiting), s.waitingTokens
 	st.InFlight = int(s.lastStep - s.lastDone)
+	size := s.blocks.Config().BlockSize
+	st.ReservedSlots = s.blocks.Stats().Referenced * size
+	for _, e := range s.running { // a shared block is full, so it wastes nothing, however often it is counted
+		st.WastedSlots += len(e.seq.BlockTable)*size - e.seq.NumComputed
+	}
 	return st
 }
 
@@ -90,8 +93,10 @@ func (s *Scheduler) Check(others ...*batch.Sequence) error {
 		return fmt.Errorf("scheduler: %d sequences run, %d may", len(s.running), s.cfg.MaxNumSeqs)
 	}
 	tokens := 0
+	tenants := map[*tenant]tenant{}
 	for i, e := range s.waiting {
 		tokens += len(e.seq.Tokens)
+		count(tenants, e, 1)
 		if i > 0 && s.before(s.waiting[i-1], e) >= 0 {
 			return fmt.Errorf("scheduler: sequence %d waits out of order", e.seq.ID)
 		}
@@ -102,6 +107,14 @@ func (s *Scheduler) Check(others ...*batch.Sequence) error {
 	if tokens != s.waitingTokens {
 		return fmt.Errorf("scheduler: %d tokens wait, counted %d", tokens, s.waitingTokens)
 	}
+	for _, e := range s.running {
+		count(tenants, e, 0)
+	}
+	for key, t := range s.tenants {
+		if n := tenants[t]; n.waiting != t.waiting || n.alive != t.alive || n.alive == 0 {
+			return fmt.Errorf("scheduler: key %q counts %d sequences in the queue of %d, there are %d of %d", key, t.waiting, t.alive, n.waiting, n.alive)
+		}
+	}
 	s.live = append(s.live[:0], others...)
 	for i, e := range s.running {
 		if err := s.checkRunning(i, e); err != nil {
@@ -110,6 +123,13 @@ func (s *Scheduler) Check(others ...*batch.Sequence) error {
 		s.live = append(s.live, e.seq)
 	}
 	return s.blocks.Check(s.live)
+}
+
+func count(tenants map[*tenant]tenant, e *entry, waiting int) {
+	n := tenants[e.tenant]
+	n.waiting += waiting
+	n.alive++
+	tenants[e.tenant] = n
 }
 
 func (s *Scheduler) checkRunning(i int, e *entry) error {

@@ -50,12 +50,18 @@ func (s *Scheduler) commit(e *entry, sch batch.Scheduled, r *batch.Result) {
 			seq.ID, len(r.Tokens), sch.NumTokens, sch.NumDrafts, complete))
 	}
 	from := seq.NumComputed
+	s.stats.ComputedTokens += uint64(sch.NumTokens)
+	s.stats.RecomputedTokens += uint64(max(0, min(from+known, e.most)-from))
 	seq.NumComputed += known + accepted
+	e.most = max(e.most, seq.NumComputed)
 	seq.Tokens = append(seq.Tokens, r.Tokens...)
 	s.stats.AcceptedTokens += uint64(accepted)
 	s.stats.CommittedTokens += uint64(len(r.Tokens))
-	s.blocks.Publish(seq, from, seq.NumComputed)
+	e.tenant.served += uint64(len(r.Tokens))
 	e.group.prompted = e.group.prompted || seq.NumComputed >= seq.PromptLen
+	if !s.cfg.NoKVCache {
+		s.blocks.Publish(seq, from, seq.NumComputed)
+	}
 
 	finish := r.Finish
 	if finish == batch.NotFinished && seq.NumOutput() >= seq.MaxTokens {
@@ -67,6 +73,12 @@ func (s *Scheduler) commit(e *entry, sch batch.Scheduled, r *batch.Result) {
 	}
 	if sch.NumDrafts > accepted {
 		s.blocks.Truncate(seq, len(seq.Tokens), e.inFlight)
+	}
+	switch {
+	case !s.cfg.NoKVCache:
+		s.blocks.Prune(seq, e.inFlight)
+	case !silent:
+		seq.NumComputed = 0
 	}
 }
 

@@ -17,9 +17,9 @@ func next(state *uint64) uint64 {
 	return mix(*state)
 }
 
-// The model. State f(p) folds the slots of positions before p; the slot of
-// position p depends on f(p), the token and the position; the next token on the
-// fold over all slots and the stream's own seed.
+// The model. State f(p) folds the slots of positions before p, as far back as
+// the window goes; the slot of position p depends on f(p), the token and the
+// position; the next token on the fold over p's slot too and the stream's own seed.
 func foldStart(salt uint64) uint64          { return mix(salt ^ 0x5e571a) }
 func slotValue(f uint64, tok, p int) uint64 { return mix(f ^ uint64(tok)<<20 ^ uint64(p)) }
 func foldSlot(f, slot uint64) uint64        { return mix(f*3 ^ slot) }
@@ -39,11 +39,12 @@ const poison = 0xdeadbeefdeadbeef
 // works (its copies; then, span by span, the reads; then the writes, late), and
 // pump carries out any of them at random.
 type device struct {
-	size  int // tokens per block
-	slots []uint64
-	steps []*launched // in flight, oldest first
-	spare []*launched
-	opt   Options
+	size   int // tokens per block
+	window int // 0 = none
+	slots  []uint64
+	steps  []*launched // in flight, oldest first
+	spare  []*launched
+	opt    Options
 }
 
 // launched is a step in flight, with its own copy of the block tables, as a
@@ -70,8 +71,8 @@ type span struct {
 	folds  []uint64 // state behind each token
 }
 
-func (d *device) init(blocks, size int, opt Options) {
-	*d = device{size: size, slots: make([]uint64, blocks*size), opt: opt}
+func (d *device) init(blocks, size, window int, opt Options) {
+	*d = device{size: size, window: window, slots: make([]uint64, blocks*size), opt: opt}
 	for i := range d.slots {
 		d.slots[i] = poison
 	}
@@ -173,16 +174,31 @@ func (d *device) slot(table []int32, p int) *uint64 {
 
 func (d *device) readAndCompute(sp *span) {
 	sp.read = true
-	f := foldStart(sp.salt)
-	for p := range sp.start {
-		f = foldSlot(f, *d.slot(sp.table, p))
-	}
+	f, from := foldStart(sp.salt), 0
 	for i, tok := range sp.tokens {
-		v := slotValue(f, int(tok), sp.start+i)
-		f = foldSlot(f, v)
+		pos := sp.start + i
+		if d.window > 0 { // each row has its own view
+			f, from = foldStart(sp.salt), max(0, pos-d.window+1)
+		}
+		for ; from < pos; from++ {
+			f = foldSlot(f, d.read(sp, from))
+		}
+		v := slotValue(f, int(tok), pos)
+		f, from = foldSlot(f, v), pos+1
 		sp.values = append(sp.values, v)
 		sp.folds = append(sp.folds, f)
 	}
+}
+
+// read is the slot of a position: in memory, or a row of the same span.
+func (d *device) read(sp *span, pos int) uint64 {
+	if pos >= sp.start {
+		return sp.values[pos-sp.start]
+	}
+	if sp.table[pos/d.size] < 0 {
+		broken("I4", "sequence %d reads position %d, whose block has been let go", sp.stream.seq.ID, pos)
+	}
+	return *d.slot(sp.table, pos)
 }
 
 func (d *device) land(sp *span) {

@@ -15,11 +15,13 @@ type books struct {
 	salt             []uint64 // salt that uses each block now
 	owners           []int    // tables that name each block, of live sequences and of steps in flight
 	running, waiting []*stream
+	turns            turns
 }
 
 func (b *books) init(blocks int) {
 	b.salt = make([]uint64, blocks)
 	b.owners = make([]int, blocks)
+	b.turns.init()
 }
 
 // check runs after every operation.
@@ -37,10 +39,11 @@ func (w *world) check() {
 	for _, s := range w.live {
 		w.checkSlots(s)
 		w.checkSalt(s)
+		w.checkWindow(s)
 		if s.seq.Status == batch.Running && (s.seq.NumComputed >= len(s.seq.Tokens) || s.seq.NumComputed < 0) {
 			broken("I5", "sequence %d has %d of %d tokens computed", s.seq.ID, s.seq.NumComputed, len(s.seq.Tokens))
 		}
-		if n := len(s.seq.BlockTable); n > w.pool.BlocksFor(len(s.seq.Tokens)) && !w.device.computes(s.seq) {
+		if n := len(s.seq.BlockTable); n > w.pool.BlocksFor(len(s.seq.Tokens)) && !w.trace.Config.Contiguous && !w.device.computes(s.seq) {
 			broken("I5", "sequence %d keeps %d blocks for %d tokens", s.seq.ID, n, len(s.seq.Tokens))
 		}
 	}
@@ -61,7 +64,7 @@ func classify(err error) string {
 	msg := err.Error()
 	for _, c := range [...]struct{ part, invariant string }{
 		{"references, ", "I2"}, {"shared or published", "I3"}, {"holds other tokens", "I4"}, {"does not hold", "I4"},
-		{"known", "I9"}, {"tokens wait", "I6"}, {"may", "I6"}, {"order", "I8"}, {"waits with", "I7"}, {"computed", "I5"},
+		{"known", "I9"}, {"tokens wait", "I6"}, {"key ", "I8"}, {"contiguous", "I3"}, {"may", "I6"}, {"order", "I8"}, {"waits with", "I7"}, {"computed", "I5"},
 	} {
 		if strings.Contains(msg, c.part) {
 			return c.invariant
@@ -93,9 +96,12 @@ func (w *world) checkInFlight() {
 	}
 	for _, l := range w.device.steps {
 		for i := range l.spans {
-			for _, id := range l.spans[i].table {
+			for b, id := range l.spans[i].table {
+				if id < 0 {
+					continue
+				}
 				if reusable(id) {
-					broken("I1", "block %d is %v while step %d computes sequence %d with it", id, w.books.states[id], l.step.ID, l.spans[i].stream.seq.ID)
+					broken("I1", "block %d (its block %d) is %v while step %d computes sequence %d", id, b, w.books.states[id], l.step.ID, l.spans[i].stream.seq.ID)
 				}
 			}
 		}
@@ -111,6 +117,9 @@ func (w *world) checkInFlight() {
 // that the step in flight has yet to copy.
 func (w *world) checkSlots(s *stream) {
 	for p := range s.seq.NumComputed {
+		if s.seq.BlockTable[p/w.device.size] < 0 {
+			continue
+		}
 		if p%w.device.size == 0 && w.device.willCopy(s.seq.BlockTable[p/w.device.size]) {
 			return
 		}
@@ -123,6 +132,9 @@ func (w *world) checkSlots(s *stream) {
 // checkSalt: one block, one tenant (I11).
 func (w *world) checkSalt(s *stream) {
 	for _, id := range s.seq.BlockTable {
+		if id < 0 {
+			continue
+		}
 		if other := w.books.salt[id]; other != 0 && other != s.salt {
 			broken("I11", "block %d is shared across salts, with sequence %d", id, s.seq.ID)
 		}
@@ -146,7 +158,7 @@ func (b *books) before(w *world) {
 // after judges the step that came out of the state noted by before.
 func (b *books) after(w *world, step *batch.Step) {
 	w.checkPreempted()
-	w.checkAdmitted()
+	w.checkAdmitted(step)
 	w.checkWaits()
 	if step != nil {
 		w.checkStep(step)
@@ -155,10 +167,17 @@ func (b *books) after(w *world, step *batch.Step) {
 
 // precedes is the order of service.
 func (w *world) precedes(a, b *stream) bool {
-	if scheduler.Order(w.trace.Config.Order) == scheduler.PriorityOrder && a.seq.Priority != b.seq.Priority {
-		return a.seq.Priority < b.seq.Priority
+	if w.priority(a) != w.priority(b) {
+		return w.priority(a) < w.priority(b)
 	}
 	return a.seq.ID < b.seq.ID
+}
+
+func (w *world) priority(s *stream) int {
+	if scheduler.Order(w.trace.Config.Order) == scheduler.PriorityOrder {
+		return s.seq.Priority
+	}
+	return 0
 }
 
 // checkPreempted: the victims come from the end of the order, and the first stays (I8).
@@ -185,23 +204,6 @@ func (w *world) checkPreempted() {
 	}
 }
 
-// checkAdmitted: nobody was passed over, but for siblings that wait for a prompt (I8).
-func (w *world) checkAdmitted() {
-	for _, s := range w.books.waiting {
-		if s.seq.Status != batch.Running {
-			continue
-		}
-		s.admitted = true
-		for _, t := range w.books.waiting {
-			if t.seq.Status == batch.Waiting && w.precedes(t, s) {
-				if wait, _ := w.sched.WaitsFor(t.seq.ID); wait != scheduler.WaitSibling {
-					broken("I8", "sequence %d was admitted before %d", s.seq.ID, t.seq.ID)
-				}
-			}
-		}
-	}
-}
-
 // checkWaits: each waiting sequence names a reason, and the named sequence is
 // alive and comes before it, so that the graph has no cycle (I7).
 func (w *world) checkWaits() {
@@ -220,8 +222,11 @@ func (w *world) checkWaits() {
 				broken("I7", "sequence %d waits for sibling %d", s.seq.ID, id)
 			}
 		case scheduler.WaitTurn:
-			if other == nil || !w.precedes(other, s) {
+			if other == nil || other == s || other.seq.Status != batch.Waiting || w.priority(s) < w.priority(other) {
 				broken("I7", "sequence %d waits for its turn behind %d", s.seq.ID, id)
+			}
+			if why, _ := w.sched.WaitsFor(id); why == scheduler.WaitTurn || why == scheduler.WaitSibling {
+				broken("I7", "sequence %d waits for its turn behind %d, which waits for %v", s.seq.ID, id, why)
 			}
 		default:
 			if !held {
@@ -266,7 +271,7 @@ func (w *world) checkStep(step *batch.Step) {
 		}
 		size := w.device.size
 		for b := seq.NumComputed / size; b <= (seq.NumComputed+sch.NumTokens-1)/size; b++ {
-			if b >= len(seq.BlockTable) {
+			if b >= len(seq.BlockTable) || seq.BlockTable[b] < 0 {
 				broken("I3", "sequence %d writes position %d with %d blocks", seq.ID, b*size, len(seq.BlockTable))
 			}
 			if n := w.books.owners[seq.BlockTable[b]]; n != 1 {
@@ -283,14 +288,16 @@ func (w *world) countOwners() {
 	clear(owners)
 	for _, s := range w.live {
 		for _, id := range s.seq.BlockTable {
-			owners[id]++
+			if id >= 0 {
+				owners[id]++
+			}
 		}
 	}
 	for _, l := range w.device.steps {
 		for i := range l.spans {
 			sp := &l.spans[i]
 			for j, id := range sp.table {
-				if t := sp.stream.seq.BlockTable; j >= len(t) || t[j] != id {
+				if t := sp.stream.seq.BlockTable; id >= 0 && (j >= len(t) || t[j] != id) {
 					owners[id]++
 				}
 			}

@@ -71,21 +71,19 @@ var mutants = []mutant{
 	}
 	if !ok || !slices.Equal(m.ids(id), ids) {`},
 	{"M12", "a prefix hit on a block in use takes no reference", "sglang 23392, 24845 (cancel, retry, shared prefix)", "kvcache/manager.go",
-		`for _, id := range table {
-		m.ref(id)
-	}
-	for range need {`,
-		`for _, id := range table {
-		if !(mutant("M12") && m.blocks[id].refs > 0) {
+		`if id != none {
 			m.ref(id)
-		}
-	}
-	for range need {`},
+		}`,
+		`if id != none && !(mutant("M12") && m.blocks[id].refs > 0) {
+			m.ref(id)
+		}`},
 	{"M13", "a fork takes no references", "class: missing reference", "kvcache/manager.go",
-		`for _, id := range child.BlockTable {
+		`			continue
+		}
 		m.ref(id)
 	}`,
-		`for _, id := range child.BlockTable {
+		`			continue
+		}
 		if !mutant("M13") {
 			m.ref(id)
 		}
@@ -175,7 +173,9 @@ var mutants = []mutant{
 	{"M32", "a waiting request holds the blocks it found", "dynamo 10439, 11016 (hold and wait)", "kvcache/manager.go",
 		`if need+fromPool+reserve > m.Available() {`, `if mutant("M32") && need+fromPool+reserve > m.Available() {
 		for _, id := range table {
-			m.ref(id)
+			if id != none {
+				m.ref(id)
+			}
 		}
 		seq.BlockTable = table
 		return 0, false
@@ -196,11 +196,16 @@ var mutants = []mutant{
 	}
 	for j := len(s.running) - 1; j >= max(i, 1); j-- {`},
 	{"M35", "small requests overtake one that does not fit yet", "class: starvation", "scheduler/schedule.go",
-		`if e.waitsFor = p.place(e); e.waitsFor != WaitNothing {`, `if e.waitsFor = p.place(e); mutant("M35") && e.waitsFor == WaitBlocks {
-			i++
-			continue
+		`if wait := p.place(e); wait != WaitNothing {`, `wait := p.place(e)
+		if mutant("M35") && wait == WaitBlocks {
+			for _, o := range s.waiting {
+				if o != e && s.blockedBy(o) == nil && p.place(o) == WaitNothing {
+					e, wait = o, WaitNothing
+					break
+				}
+			}
 		}
-		if e.waitsFor != WaitNothing {`},
+		if wait != WaitNothing {`},
 	{"M36", "siblings wait for a choice that has ended", "class: waiting for one who has left", "scheduler/queue.go",
 		`return m == e })`, `return m == e && !mutant("M36") })`},
 	{"M37", "an abort does not reach a sequence in flight", "sglang 36552", "scheduler/scheduler.go",
@@ -226,14 +231,15 @@ var mutants = []mutant{
 		}
 `},
 	{"M43", "a fork copies a tail that is itself yet to be copied", "class: copy of a copy; found here", "scheduler/queue.go",
-		`m.seq.NumComputed >= e.seq.PromptLen {`, `(m.seq.NumComputed >= e.seq.PromptLen || mutant("M43") && m.seq.NumComputed >= e.seq.PromptLen-1) {`},
+		`m.seq.NumComputed >= e.seq.PromptLen && s`, `(m.seq.NumComputed >= e.seq.PromptLen || mutant("M43") && m.seq.NumComputed >= e.seq.PromptLen-1) && s`},
 	{"M44", "the queue's token count leaks on abort", "class: leaking counter", "scheduler/queue.go",
-		`s.waiting = s.remove(s.waiting, e)
-		s.waitingTokens -= len(seq.Tokens)`,
-		`s.waiting = s.remove(s.waiting, e)
-		if !mutant("M44") {
-			s.waitingTokens -= len(seq.Tokens)
-		}`},
+		`s.dequeue(e)
+	} else {`,
+		`s.dequeue(e)
+		if mutant("M44") {
+			s.waitingTokens += len(seq.Tokens)
+		}
+	} else {`},
 	{"M45", "the block to evict depends on chance", "class: chance in decisions", "kvcache/block.go",
 		`id := m.reusable.head
 `, `id := m.reusable.head
@@ -262,6 +268,52 @@ var mutants = []mutant{
 	e.seq.NumComputed = 0`},
 	{"M51", "a step copies for a sequence that is not in it", "class: work without an owner; found here", "scheduler/schedule.go",
 		`parent != nil && p.tokens > 0 {`, `parent != nil && (p.tokens > 0 || mutant("M51")) {`},
+	{"M52", "K/V of the token before is read though the cache is off", "class: a switch that switches nothing", "scheduler/update.go",
+		`case !silent:
+`, `case mutant("M52"):
+	case !silent:
+`},
+	{"M53", "without a cache blocks are published, and then written again", "class: a switch that leaves a door open", "scheduler/update.go",
+		`if !s.cfg.NoKVCache {`, `if !s.cfg.NoKVCache || mutant("M53") {`},
+	{"M54", "a contiguous run takes in blocks that a step in flight still uses", "vllm 45357 (reuse in flight)", "kvcache/contiguous.go",
+		`if m.blocks[id].state != Free {`, `if s := m.blocks[id].state; s != Free && !(mutant("M54") && s == Fenced) {`},
+	{"M55", "rejected drafts give back a part of the reservation", "class: reservation cut short", "kvcache/manager.go",
+		`if m.cfg.Contiguous && n > 0 {`, `if m.cfg.Contiguous && n > 0 && !mutant("M55") {`},
+	{"M56", "the window moves on with drafts that are then rejected", "vllm-ascend 13501 (pruned by the optimistic length)", "scheduler/update.go",
+		`s.blocks.Prune(seq, e.inFlight)`, `ahead := 0
+		if mutant("M56") {
+			ahead = sch.NumDrafts - accepted
+		}
+		seq.NumComputed += ahead
+		s.blocks.Prune(seq, e.inFlight)
+		seq.NumComputed -= ahead`},
+	{"M57", "the window is one position too short", "class: off by one", "kvcache/window.go",
+		`return max(0, min((n-m.cfg.Window+1)/size, n/size-1))`, `if mutant("M57") {
+		n++
+	}
+	return max(0, min((n-m.cfg.Window+1)/size, n/size-1))`},
+	{"M58", "a prefix hit does not look whether the window before it is cached", "class: a hit on half a window", "kvcache/prefix.go",
+		`} else if missing < m.firstVisible((i+1)*m.cfg.BlockSize) {`, `} else if missing < m.firstVisible((i+1)*m.cfg.BlockSize) || mutant("M58") {`},
+	{"M59", "a choice forks from a sibling whose window has moved on", "class: sharing what is gone", "kvcache/window.go",
+		`parent.BlockTable[i] != none)`, `parent.BlockTable[i] != none || mutant("M59"))`},
+	{"M60", "blocks behind the window are never let go", "class: leak of the windowed", "kvcache/window.go",
+		`if m.cfg.Contiguous {`, `if m.cfg.Contiguous || mutant("M60") {`},
+	{"M61", "keys do not take turns", "class: a greedy client starves the others", "scheduler/fairness.go",
+		`case best == nil || e.tenant.served < best.tenant.served:`, `case best == nil || e.tenant.served < best.tenant.served && !mutant("M61"):`},
+	{"M62", "a key that comes back starts at zero", "class: saved-up turns", "scheduler/fairness.go",
+		`if t.waiting == 0 {
+		t.served = max`, `if t.waiting == 0 && !mutant("M62") {
+		t.served = max`},
+	{"M63", "newcomers of a key served less overtake the preempted", "class: answers stall half way", "scheduler/fairness.go",
+		`case e.admitted:`, `case e.admitted && !mutant("M63"):`},
+	{"M64", "a key pays again for being preempted", "class: punished for the pool's size", "scheduler/queue.go",
+		`if !e.admitted {
+		e.tenant`, `if !e.admitted || mutant("M64") {
+		e.tenant`},
+	{"M65", "keys that have left are never forgotten", "class: leak by client", "scheduler/fairness.go",
+		`if t.alive--; t.alive == 0 {`, `if t.alive--; t.alive == 0 && !mutant("M65") {`},
+	{"M66", "without a cache the next token's block is not asked for", "class: a path that never grew", "scheduler/schedule.go",
+		`(!whole || p.grow(i))`, `(!whole || mutant("M66") || p.grow(i))`},
 }
 
 // hook is the file that an overlay adds to both packages.

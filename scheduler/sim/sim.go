@@ -35,11 +35,14 @@
 //	I5  committed tokens are the oracle's, none lost, none twice, never more than asked
 //	I6  a step stays within its rows and seats
 //	I7  each waiting sequence names what it waits for, the names lead to one that moves, and something moves
-//	I8  nobody overtakes within a priority; the newest is preempted, the oldest never
+//	I8  priorities go first; within one, the preempted, then the key that was served
+//	    least, and nobody overtakes within a key; the last in order is preempted, the first never
 //	I9  each request ends exactly once, for the right reason, an abort at once
 //	I10 when all have ended every block is free or idle and the queues are empty
 //	I11 sequences under different salts never share a block
 //	I12 the same trace gives the same steps
+//	I13 without a cache no token's pass reads what an earlier one wrote
+//	I14 with a window, no sequence keeps a block behind it
 //
 // That the harness itself works is shown by mutants_test.go, which plants bugs
 // that other engines had and requires that each is found.
@@ -75,6 +78,8 @@ type Report struct {
 	CachedTokens, Copies, Evictions, Errors, Dead uint64
 	Drafts, Accepted, Refused, Expired, NeverFits uint64
 	AbortsInFlight, Overlapped                    uint64
+	Pruned, Fragmented, Turns, Recomputed         uint64
+	Stops                                         [batch.StopDisabled + 1]uint64 // first admissions by the end of their prefix match
 	PlanHash                                      uint64
 }
 
@@ -98,6 +103,13 @@ func (r *Report) Add(o Report) {
 	r.NeverFits += o.NeverFits
 	r.AbortsInFlight += o.AbortsInFlight
 	r.Overlapped += o.Overlapped
+	r.Pruned += o.Pruned
+	r.Fragmented += o.Fragmented
+	r.Turns += o.Turns
+	r.Recomputed += o.Recomputed
+	for i, n := range o.Stops {
+		r.Stops[i] += n
+	}
 }
 
 // world is one run.
@@ -160,13 +172,14 @@ func broken(invariant, format string, args ...any) {
 
 func (w *world) start() {
 	c := w.trace.Config
-	pool, err := kvcache.New(kvcache.Config{NumBlocks: c.NumBlocks, BlockSize: c.BlockSize, PrefixCaching: c.PrefixCaching, Model: "sim"})
+	pool, err := kvcache.New(kvcache.Config{NumBlocks: c.NumBlocks, BlockSize: c.BlockSize, PrefixCaching: c.PrefixCaching,
+		Contiguous: c.Contiguous, Window: c.Window, Model: "sim"})
 	if err != nil {
 		broken("config", "%v", err)
 	}
 	cfg := scheduler.Config{
 		MaxNumSeqs: c.MaxNumSeqs, MaxNumBatchedTokens: c.MaxTokens, MaxModelLen: c.MaxModelLen,
-		Policy: scheduler.Policy(c.Policy), Order: scheduler.Order(c.Order),
+		Policy: scheduler.Policy(c.Policy), Order: scheduler.Order(c.Order), NoKVCache: c.NoKVCache,
 		ChunkedPrefill: c.Chunked, LongPrefillThreshold: c.LongPrefill,
 		MaxQueuedSeqs: c.MaxQueued, MaxQueuedTokens: c.MaxQueuedTokens, QueueTimeout: c.QueueTimeout, Watermark: c.Watermark,
 	}
@@ -175,7 +188,7 @@ func (w *world) start() {
 		cfg.StepCost = func(n int) time.Duration { return time.Duration(10 + n) }
 	}
 	w.pool, w.sched = pool, scheduler.New(cfg, pool)
-	w.device.init(c.NumBlocks, c.BlockSize, w.opt)
+	w.device.init(c.NumBlocks, c.BlockSize, c.Window, w.opt)
 	w.hog = &batch.Sequence{ID: -1}
 	w.books.init(c.NumBlocks)
 }
@@ -203,9 +216,10 @@ func (w *world) apply(op Op) {
 		w.device.drop()
 		w.hog.BlockTable = w.hog.BlockTable[:0] // the pool starts anew
 		w.sched.Rebuild()
+		w.books.turns.requeue(w)
 		w.report.Dead++
 	case "hog":
-		w.pool.Grow(&batch.Step{}, w.hog, 0, min(op.Pick, w.pool.Available())*w.trace.Config.BlockSize)
+		w.withhold(min(op.Pick, w.pool.Available()) * w.trace.Config.BlockSize)
 	case "unhog":
 		w.pool.Free(w.hog, 0)
 	case "clock":
@@ -218,6 +232,16 @@ func (w *world) apply(op Op) {
 	}
 }
 
+// withhold takes so many slots of the pool away.
+func (w *world) withhold(slots int) {
+	if w.trace.Config.Contiguous {
+		w.hog.MaxTokens = slots
+		w.pool.Admit(w.hog, nil, 0) // or not
+		return
+	}
+	w.pool.Grow(&batch.Step{}, w.hog, 0, slots)
+}
+
 // arrive adds a request and checks that the answer is the right one.
 func (w *world) arrive(op Op) {
 	c := w.trace.Config
@@ -225,7 +249,7 @@ func (w *world) arrive(op Op) {
 	seqs := make([]*batch.Sequence, len(streams))
 	for i := range streams {
 		w.nextID++
-		streams[i] = newStream(w.nextID, i, op)
+		streams[i] = newStream(w.nextID, i, op, c.Window)
 		streams[i].arrived = w.now
 		seqs[i] = streams[i].seq
 	}
@@ -256,6 +280,9 @@ func (w *world) arrive(op Op) {
 		broken("I9", "a good request was refused: %v", err)
 	default:
 		w.live = append(w.live, streams...)
+		for _, s := range streams {
+			w.books.turns.join(w, s)
+		}
 		w.report.Requests += uint64(len(streams))
 		w.promptTokens += uint64(len(streams) * len(seqs[0].Tokens))
 	}
@@ -376,6 +403,9 @@ func (w *world) complete() {
 	}
 	w.sched.Update(l.step, w.results)
 	for i := range l.spans {
+		if !w.opt.Blind {
+			w.checkPass(&l.spans[i])
+		}
 		w.settle(l.spans[i].stream, &w.results[i])
 	}
 	w.device.recycle(l)
@@ -395,6 +425,7 @@ func (w *world) settle(s *stream, r *batch.Result) {
 	}
 	if r.Err == nil {
 		s.committed += len(r.Tokens)
+		w.books.turns.serve(s, len(r.Tokens))
 	}
 	if len(r.Tokens) > 0 {
 		w.sinceToken = 0
@@ -419,6 +450,7 @@ func (w *world) end(s *stream, reason batch.FinishReason) {
 		broken("I9", "sequence %d ends %d times, with status %d and %d blocks", s.seq.ID, s.events, s.seq.Status, len(s.seq.BlockTable))
 	}
 	w.live = slices.DeleteFunc(w.live, func(t *stream) bool { return t == s })
+	w.books.turns.leave(w, s)
 }
 
 func (w *world) find(id int64) *stream {
@@ -445,4 +477,5 @@ func (w *world) finish() {
 	st, pool := w.sched.Stats(), w.pool.Stats()
 	w.report.Preemptions = st.Preemptions
 	w.report.CachedTokens, w.report.Copies, w.report.Evictions = pool.HitTokens, pool.Copies, pool.Evictions
+	w.report.Pruned, w.report.Fragmented = pool.Pruned, st.Fragmented
 }

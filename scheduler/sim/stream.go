@@ -18,6 +18,11 @@ type stream struct {
 	values   []uint64 // the slot of each position of prompt and answer
 	reason   batch.FinishReason
 
+	window   int
+	queued   bool // see turns
+	computed int  // positions of this token's pass, see checkPass
+	passes   int  // preemptions before it
+
 	committed   int // tokens that results have committed
 	events      int // terminal events
 	preemptions int // before the last Schedule
@@ -25,10 +30,10 @@ type stream struct {
 	arrived     time.Duration
 }
 
-func newStream(id int64, choice int, op Op) *stream {
+func newStream(id int64, choice int, op Op, window int) *stream {
 	tokens := op.prompt()
 	s := &stream{
-		op: op, salt: mix(uint64(op.Salt)), seed: mix(uint64(op.Seed) + uint64(choice)),
+		op: op, window: window, salt: mix(uint64(op.Salt)), seed: mix(uint64(op.Seed) + uint64(choice)),
 		seq: &batch.Sequence{
 			ID: id, Choice: choice, Tokens: tokens, PromptLen: len(tokens),
 			MaxTokens: op.Max, Priority: op.Priority, Salt: strconv.Itoa(op.Salt),
@@ -46,6 +51,12 @@ func (s *stream) imagine() {
 	f := foldStart(s.salt)
 	s.reason = batch.FinishLength
 	for p := 0; ; p++ {
+		if s.window > 0 {
+			f = foldStart(s.salt)
+			for _, v := range s.values[max(0, p-s.window+1):p] {
+				f = foldSlot(f, v)
+			}
+		}
 		var tok int32
 		if p < len(s.seq.Tokens) {
 			tok = s.seq.Tokens[p]

@@ -28,6 +28,9 @@ type Config struct {
 	QueueTimeout           time.Duration
 	TimeBudget             int // the cost of a step is 10 + its rows
 	Depth                  int // steps in flight
+
+	NoKVCache, Contiguous bool `json:",omitempty"`
+	Window                int  `json:",omitempty"`
 }
 
 // Op is one operation. Arrivals use all fields, the others Pick, Seed or Jump.
@@ -66,7 +69,7 @@ func (op *Op) prompt() []int32 {
 
 // Generate makes the trace of a seed: a configuration and so many operations.
 func Generate(seed uint64, ops int) *Trace {
-	g := generator{Rand: rand.New(rand.NewPCG(seed, 0x5e57))}
+	g := generator{Rand: rand.New(rand.NewPCG(seed, 0x5e57)), more: rand.New(rand.NewPCG(seed, 0x5e58))}
 	g.kind = pick(g, mixed, mixed, mixed, mixed, mixed, mixed, choices, storm)
 	t := &Trace{Version: 1, Seed: seed, Config: g.config()}
 	hogged := false
@@ -88,6 +91,7 @@ func Generate(seed uint64, ops int) *Trace {
 // everything rarely goes deep anywhere).
 type generator struct {
 	*rand.Rand
+	more *rand.Rand // for what came later, so that a seed stays the trace that it was
 	kind kind
 }
 
@@ -140,7 +144,22 @@ func (g generator) config() Config {
 	if g.chance(20) {
 		c.TimeBudget = 10 + g.IntN(30)
 	}
+	g.layout(&c)
 	return c
+}
+
+// layout gives every fourth trace a window, and some no cache or contiguous runs.
+func (g generator) layout(c *Config) {
+	if g.more.IntN(4) == 0 {
+		c.Window = 1 + g.more.IntN(3*c.BlockSize)
+	}
+	switch n := g.more.IntN(100); {
+	case n < 15:
+		c.Contiguous, c.PrefixCaching = true, false
+		c.NoKVCache = n < 2
+	case n < 23:
+		c.NoKVCache = true
+	}
 }
 
 func (g generator) op(c *Config) Op {
