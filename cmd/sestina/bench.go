@@ -53,6 +53,7 @@ must read over its time, as a share of one thread's read bandwidth. The last lin
 	fs.IntVar(&c.Depth, "depth", 0, "tokens of context in the cache before the prompt")
 	fs.IntVar(&c.Reps, "reps", 5, "repetitions, after one that is not counted")
 	cmd.AddCommand(newBenchServe())
+	cmd.AddCommand(newBenchTechniques())
 	return cmd
 }
 
