@@ -26,20 +26,30 @@ const (
 	unknown   = maxStep / 16         // per row, before anything was measured: the first step is a small one
 )
 
-// observe adds a measured step. A single slow one (a page fault, a busy
-// machine) moves its point little.
+// observe adds a measured step. The average is a robust one: a slow step (a page
+// fault, a busy machine) moves its point by a sixteenth at most, however slow.
 func (c *costCurve) observe(rows int, took time.Duration) {
 	if rows < 1 {
 		return
 	}
-	p := &c.points[min(bits.Len(uint(rows))-1, len(c.points)-1)]
+	at := min(bits.Len(uint(rows))-1, len(c.points)-1)
+	p := &c.points[at]
 	n, t := float64(rows), float64(max(1, took))
 	if p.cost == 0 {
 		*p = point{n, t}
-		return
+	} else {
+		p.rows += (n - p.rows) / 8
+		p.cost += max(-p.cost/2, min(t-p.cost, p.cost/2)) / 8
 	}
-	p.rows += (n - p.rows) / 8
-	p.cost += (min(t, 4*p.cost) - p.cost) / 8
+	for i := range c.points { // older points that contradict it yield
+		switch q := &c.points[i]; {
+		case q.cost == 0:
+		case i < at:
+			q.cost = min(q.cost, p.cost)
+		case i > at:
+			q.cost = max(q.cost, p.cost)
+		}
+	}
 }
 
 // cost is the expected time of a step of n rows. Beyond the largest measured
@@ -51,7 +61,6 @@ func (c *costCurve) cost(n int) time.Duration {
 		if p.cost == 0 {
 			continue
 		}
-		p.cost = max(p.cost, below.cost)
 		if rows <= p.rows {
 			if below.cost == 0 {
 				return time.Duration(p.cost) // fewer rows than were ever measured

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -153,6 +154,7 @@ var companies = []company{
 	{"one row a step", 7, 4, Options{MaxNumBatchedTokens: 1}, 0},
 	{"static, no cache", 16, 8, Options{Techniques: Techniques{Batching: "static", PrefixCaching: "off"}}, 0},
 	{"whole prompts", 16, 8, Options{Techniques: Techniques{ChunkedPrefill: "off"}, MaxNumBatchedTokens: 4096}, 0},
+	{"no KV cache", 4, 8, Options{Techniques: Techniques{KVCache: "off"}}, 0},
 	{"starved", 1, 1, Options{MaxNumSeqs: 32}, 0},
 	{"starved, no cache", 3, 1, Options{MaxNumSeqs: 32, MaxNumBatchedTokens: 24, Techniques: Techniques{PrefixCaching: "off"}}, 0},
 	{"preempted", 4, 2, Options{MaxNumSeqs: 16}, 5},
@@ -187,12 +189,13 @@ func TestAnswersInCompanyEqualAnswersAlone(t *testing.T) {
 	}
 }
 
-// The same with real arithmetic.
+// The same with real arithmetic: float and integer weights, and a sliding window
+// of 16 behind which blocks go back to the pool.
 func TestRealModelInCompanyEqualsItselfAlone(t *testing.T) {
 	reqs := workload(8, 40)
-	for _, name := range []string{"cpu", "cpu q8_0"} {
+	for _, name := range []string{"cpu", "cpu q8_0", "cpu mistral"} {
 		want := answersAlone(t, reqs, name)
-		for _, c := range []company{companies[0], companies[1], companies[2], companies[5], {"preempted", 4, 3, Options{}, 4}} {
+		for _, c := range []company{companies[0], companies[1], companies[2], companies[6], {"preempted", 4, 3, Options{}, 4}} {
 			t.Run(name+"/"+c.name, func(t *testing.T) { c.test(t, reqs, want, name) })
 		}
 	}
@@ -208,7 +211,7 @@ func (c *company) test(t *testing.T, reqs []Request, want []answer, backend stri
 	if c.every > 0 && per < 3 {
 		t.Errorf("%.1f preemptions a request, want at least 3 for the test to mean something", per)
 	}
-	if c.pool <= 1 && st.Preemptions == 0 {
+	if c.pool <= 1 && st.Preemptions == 0 && e.runner.Info().Window == 0 {
 		t.Error("no preemption: the pool is too large for the test to mean something")
 	}
 }
@@ -293,6 +296,18 @@ func TestKeysDoNotShareTheCache(t *testing.T) {
 	}
 	if a, b, c, d := cached("a"), cached("b"), cached("a"), cached("b"); a != 0 || b != 0 || c != 96 || d != 96 {
 		t.Errorf("cached tokens: %d, %d for other keys and %d, %d for the same", a, b, c, d)
+	}
+}
+
+// Switches that exclude each other are refused by name; what is left open follows.
+func TestTechniquesThatExcludeEachOther(t *testing.T) {
+	off := Techniques{KVCache: "off"}
+	if err := off.Check(); err != nil || off.PrefixCaching != "off" || off.Batching != "continuous" {
+		t.Errorf("%v, %+v", err, off)
+	}
+	both := Techniques{KVCache: "off", PrefixCaching: "on"}
+	if err := both.Check(); err == nil || !strings.Contains(err.Error(), "--no-enable-prefix-caching") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,7 +41,6 @@ import (
 	"sestina/batch"
 	"sestina/kvcache"
 	"sestina/runner"
-	"sestina/sampler"
 	"sestina/scheduler"
 )
 
@@ -61,6 +61,7 @@ type Engine struct {
 	streams  []*stream         // of the step, reused
 	lengths  []int             // of its sequences before it, reused
 	began    time.Time         // when the step was begun
+	drafted  []*batch.Sequence // scratch of draft
 	decoding int               // sequences that the last step left with one token to compute
 	curve    costCurve
 	setbacks int // rebuilds without a completed step between them
@@ -120,7 +121,8 @@ func prepare(r *runner.ModelRunner, blocks int, opt Options) (*Engine, error) {
 	e.queue.init(&opt)
 	var err error
 	e.blocks, err = kvcache.New(kvcache.Config{NumBlocks: blocks, BlockSize: opt.BlockSize,
-		PrefixCaching: opt.Techniques.PrefixCaching == "on", Model: r.Info().Arch})
+		PrefixCaching: opt.Techniques.PrefixCaching == "on", Contiguous: opt.Techniques.KVLayout == "contiguous",
+		Window: r.Info().Window, Model: r.Info().Arch})
 	if err != nil {
 		return nil, err
 	}
@@ -232,6 +234,7 @@ func (e *Engine) schedule() (step *batch.Step) {
 		rows = e.curve.rows(e.decoding, e.opt.MaxNumBatchedTokens)
 		e.sched.SetStepBudget(func(n int) time.Duration { return time.Duration(n) }, time.Duration(rows))
 	}
+	e.draft()
 	e.began = time.Now()
 	err := guard(func() {
 		step = e.sched.Schedule(e.now())
@@ -269,6 +272,9 @@ func (e *Engine) update(step *batch.Step) {
 	})
 	if err == nil {
 		e.setbacks = 0
+		if s := e.opt.Speculator; s != nil {
+			s.Done(step, e.result, time.Since(e.began))
+		}
 		return
 	}
 	culprit := true
@@ -279,7 +285,7 @@ func (e *Engine) update(step *batch.Step) {
 			*res = batch.Result{Finish: batch.FinishError, Err: errInternal}
 			culprit = false
 		case !committed:
-			e.streams[i].again = &batch.Result{Tokens: res.Tokens, Finish: res.Finish}
+			e.streams[i].again = &batch.Result{Tokens: slices.Clone(res.Tokens), Finish: res.Finish}
 			*res = batch.Result{}
 		}
 		if res.Finish != batch.NotFinished {
@@ -298,9 +304,10 @@ func (e *Engine) account(step *batch.Step) {
 		res := &e.result[i]
 		e.begin(st.handle)
 		e.count(at, st, res)
+		st.handle.noteDrafts(step.Seqs[i].NumDrafts, len(res.Tokens)-1)
 		switch {
 		case res.Finish != batch.NotFinished:
-			delete(e.live, st.seq.ID)
+			e.forget(st)
 			if st.handle.left--; st.handle.left == 0 {
 				e.settle(st.handle)
 			}
@@ -320,7 +327,7 @@ func (e *Engine) deliver() {
 		}
 		out := Output{Choice: st.seq.Choice, Finish: res.Finish, Err: res.Err}
 		if len(res.Tokens) > 0 {
-			out.Tokens = []sampler.Sample{st.drawn}
+			out.Tokens = st.take(len(res.Tokens))
 		}
 		st.handle.push(out)
 	}

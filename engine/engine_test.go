@@ -27,7 +27,7 @@ const (
 
 // setup is a model with a pool and options, as tests vary them.
 type setup struct {
-	backend           string // of the tiny llama, and its quantisation: "cpu q8_0"; "" = the hash model
+	backend           string // of a tiny model: "cpu", "cpu q8_0", "cpu mistral"; "" = the hash model
 	delay             func(rows int) time.Duration
 	blocks, blockSize int
 	opt               Options
@@ -91,11 +91,8 @@ func closeChecked(t testing.TB, e *Engine) {
 
 func newTinyRunner(t testing.TB, name string, blocks, blockSize int) *runner.ModelRunner {
 	t.Helper()
-	name, quant, _ := strings.Cut(name, " ")
-	path := tiny
-	if quant != "" {
-		path = "../model/testdata/gguf/llama_plain_" + quant + ".gguf"
-	}
+	name, which, _ := strings.Cut(name, " ")
+	path := map[string]string{"": tiny, "mistral": "../model/testdata/hf/mistral", "q8_0": "../model/testdata/gguf/llama_plain_q8_0.gguf"}[which]
 	c, err := checkpoint.Open(path)
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,11 @@ type Timings struct {
 	OutputTokens int // over all choices
 	Cached       int // prompt tokens taken from the prefix cache
 	Preemptions  int // over all choices
+	Drafted      int // draft tokens verified, over all choices
+	Accepted     int // of them
+
+	// Match says why the prefix cache had no more. Its own client hears Match.Stop.Public() only.
+	Match batch.PrefixMatch
 }
 
 // Queue is the time from submission to the first step.
@@ -132,7 +137,7 @@ func (h *Handle) note(at time.Time, seq *batch.Sequence, res *batch.Result) (ttf
 	defer h.mu.Unlock()
 	t, c := &h.timings, &h.choices[seq.Choice]
 	if seq.Choice == 0 {
-		t.Cached = seq.NumCached
+		t.Cached, t.Match = seq.NumCached, seq.Match
 	}
 	t.Preemptions += seq.Preemptions - c.Preemptions
 	t.OutputTokens += len(res.Tokens)
@@ -196,4 +201,15 @@ func (h *Handle) merge(out Output) {
 		}
 	}
 	h.queue = append(h.queue, out)
+}
+
+// noteDrafts books a step's drafts and how many of them were committed.
+func (h *Handle) noteDrafts(drafted, accepted int) {
+	if drafted == 0 {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.timings.Drafted += drafted
+	h.timings.Accepted += max(0, accepted)
 }

@@ -94,7 +94,7 @@ func (e *Engine) finish(h *Handle, why Output) {
 			if e.live[st.seq.ID] == nil {
 				continue
 			}
-			delete(e.live, st.seq.ID)
+			e.forget(st)
 			e.stats.Finished[why.Finish]++
 			e.trace.end(st.seq.ID, why.Finish)
 			e.sched.Abort(st.seq.ID)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sestina/scheduler"
+	"sestina/spec"
 )
 
 // Options configure an engine. The zero value is usable: every limit has a
@@ -19,6 +20,7 @@ type Options struct {
 	MaxQueuedTokens     int // waiting prompt tokens before new ones are refused; 0 = 4 Mi
 	EOG                 []int32
 	Techniques          Techniques
+	Speculator          *spec.Speculator // nil = no speculation
 
 	QueueShare   float64       // of the queue that one key may hold while others want in; 0 = 0.5, 1 = all
 	QueueTimeout time.Duration // longest wait for the first step; 0 = no limit
@@ -54,14 +56,14 @@ type choice struct {
 
 func (t *Techniques) choices() []choice {
 	return []choice{
-		{"kv-cache", &t.KVCache, []string{"on"}, []string{"off"}},
+		{"kv-cache", &t.KVCache, []string{"on", "off"}, nil},
 		{"kv-layout", &t.KVLayout, []string{"paged"}, []string{"contiguous"}},
 		{"attention", &t.Attention, []string{"flash", "full"}, nil},
 		{"gqa", &t.GQA, []string{"grouped", "expanded"}, nil},
 		{"batching", &t.Batching, []string{"continuous", "static", "none"}, nil},
 		{"enable-prefix-caching", &t.PrefixCaching, []string{"on", "off"}, nil},
 		{"enable-chunked-prefill", &t.ChunkedPrefill, []string{"on", "off"}, nil},
-		{"speculation", &t.Speculation, []string{"off"}, []string{"auto"}},
+		{"speculation", &t.Speculation, []string{"auto", "off"}, nil},
 	}
 }
 
@@ -70,7 +72,7 @@ func (o *Options) fill(context int) error {
 	if err := o.Techniques.Check(); err != nil {
 		return err
 	}
-	o.timed = o.MaxNumBatchedTokens == 0 && o.Techniques.ChunkedPrefill == "on"
+	o.timed = o.MaxNumBatchedTokens == 0 && o.Techniques.ChunkedPrefill == "on" && o.Techniques.KVCache == "on"
 	for _, d := range []struct {
 		name      string
 		v         *int
@@ -102,8 +104,13 @@ func (o *Options) fill(context int) error {
 }
 
 // Check sets empty switches to their defaults and refuses by name what is
-// unknown or not built yet.
+// unknown or not built yet. Without a cache, or with a contiguous one, no blocks
+// are shared: prefix caching is then off, and refused if asked for.
 func (t *Techniques) Check() error {
+	unshared := t.KVCache == "off" || t.KVLayout == "contiguous"
+	if unshared && t.PrefixCaching == "" {
+		t.PrefixCaching = "off"
+	}
 	for _, c := range t.choices() {
 		if *c.value == "" {
 			*c.value = c.built[0]
@@ -111,6 +118,9 @@ func (t *Techniques) Check() error {
 		if err := c.check(); err != nil {
 			return err
 		}
+	}
+	if unshared && t.PrefixCaching == "on" {
+		return fmt.Errorf("--kv-cache %s with --kv-layout %s shares no blocks: add --no-enable-prefix-caching", t.KVCache, t.KVLayout)
 	}
 	return nil
 }
@@ -152,7 +162,7 @@ func (o *Options) scheduler() scheduler.Config {
 	policy := map[string]scheduler.Policy{"continuous": scheduler.Continuous, "static": scheduler.Static, "none": scheduler.None}
 	return scheduler.Config{
 		MaxNumSeqs: o.MaxNumSeqs, MaxNumBatchedTokens: o.MaxNumBatchedTokens, MaxModelLen: o.MaxModelLen,
-		Policy: policy[o.Techniques.Batching], Order: scheduler.PriorityOrder, ChunkedPrefill: o.Techniques.ChunkedPrefill == "on",
+		Policy: policy[o.Techniques.Batching], NoKVCache: o.Techniques.KVCache == "off", Order: scheduler.PriorityOrder, ChunkedPrefill: o.Techniques.ChunkedPrefill == "on",
 	} // the queue is bounded before it gets there, see queue.go
 }
 

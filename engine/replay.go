@@ -9,6 +9,7 @@ import (
 	"sestina/batch"
 	"sestina/kvcache"
 	"sestina/scheduler"
+	"sestina/spec"
 )
 
 // ParseTrace reads a trace that [Trace.JSON] wrote.
@@ -62,12 +63,13 @@ type replay struct {
 }
 
 func newReplay(c *TraceConfig) (*replay, error) {
-	blocks, err := kvcache.New(kvcache.Config{NumBlocks: c.Blocks, BlockSize: c.BlockSize, PrefixCaching: c.PrefixCaching})
+	blocks, err := kvcache.New(kvcache.Config{NumBlocks: c.Blocks, BlockSize: c.BlockSize, PrefixCaching: c.PrefixCaching,
+		Contiguous: c.Contiguous, Window: c.Window})
 	if err != nil {
 		return nil, err
 	}
 	cfg := scheduler.Config{MaxNumSeqs: c.MaxNumSeqs, MaxNumBatchedTokens: c.MaxTokens, MaxModelLen: c.MaxModelLen,
-		Policy: scheduler.Policy(c.Policy), Order: scheduler.PriorityOrder, ChunkedPrefill: c.Chunked}
+		Policy: scheduler.Policy(c.Policy), Order: scheduler.PriorityOrder, ChunkedPrefill: c.Chunked, NoKVCache: c.NoKVCache}
 	return &replay{sched: scheduler.New(cfg, blocks), seqs: map[int64]*batch.Sequence{}}, nil
 }
 
@@ -79,6 +81,12 @@ func (r *replay) apply(ev *Event) error {
 		r.sched.Abort(ev.ID)
 	case "rebuild":
 		r.sched.Rebuild()
+	case "draft":
+		for _, s := range ev.Seqs {
+			if seq := r.seqs[s.ID]; seq != nil && s.Tokens >= 0 && s.Tokens <= spec.MaxDraft {
+				seq.Drafts = make([]int32, s.Tokens)
+			}
+		}
 	case "step", "lost":
 		return r.step(ev)
 	default:

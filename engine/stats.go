@@ -7,6 +7,7 @@ import (
 	"sestina/batch"
 	"sestina/sampler"
 	"sestina/scheduler"
+	"sestina/spec"
 )
 
 // Stats is a snapshot of the engine after a step. Counters run from the start;
@@ -25,8 +26,12 @@ type Stats struct {
 	Steps, StepTokens uint64
 	PromptTokens      uint64 // of requests that have begun, cached ones included
 	OutputTokens      uint64
+	ComputedTokens    uint64                           // rows whose K/V was computed and kept
+	RecomputedTokens  uint64                           // of these, computed before: after preemption, or without a KV cache
 	Finished          [batch.FinishRejected + 1]uint64 // sequences by reason
 	Refused           [numRefusals]uint64              // requests by reason
+
+	Speculation *spec.Stats // nil when it is off
 
 	FailedSteps uint64 // device errors and panics
 	FailedInRow int    // sequences that failed with their step since the last one that did not
@@ -129,9 +134,14 @@ func (e *Engine) publish() {
 	sched, blocks := e.sched.Stats(), e.blocks.Stats()
 	s.Running, s.Waiting, s.WaitingTokens = sched.Running, sched.Waiting, sched.WaitingTokens
 	s.Preemptions, s.Steps, s.StepTokens = sched.Preemptions, sched.Steps, sched.StepTokens
+	s.ComputedTokens, s.RecomputedTokens = sched.ComputedTokens, sched.RecomputedTokens
 	s.Blocks = BlockStats{blocks.Total, blocks.Free, blocks.Idle, blocks.Referenced, blocks.Fenced, e.opt.BlockSize}
 	s.KVUsage = float64(blocks.Referenced+blocks.Fenced) / float64(blocks.Total)
 	s.PrefixQueryTokens, s.PrefixHitTokens = blocks.QueryTokens, blocks.HitTokens
+	if sp := e.opt.Speculator; sp != nil {
+		drafts := sp.Stats()
+		s.Speculation = &drafts
+	}
 	e.shown.Store(&s)
 }
 

@@ -11,6 +11,7 @@ import (
 	"sestina/batch"
 	"sestina/runner"
 	"sestina/sampler"
+	"sestina/spec"
 )
 
 // stream is a running sequence with what the engine adds to it.
@@ -18,8 +19,9 @@ type stream struct {
 	seq     *batch.Sequence
 	sampler *sampler.Sampler
 	handle  *Handle
-	drawn   sampler.Sample // between sample and emit
-	again   *batch.Result  // drawn before, but not committed: to be committed when it is computed again
+	verdict spec.Verification
+	drawn   []sampler.Sample // of tokens not delivered yet
+	again   *batch.Result    // drawn before, but not committed: to be committed, token by token, when it is computed again
 }
 
 // errInternal is what a client hears of a panic; the log has the rest.
@@ -107,23 +109,32 @@ func (e *Engine) postprocess(seqs []batch.Scheduled, out runner.Output, err erro
 // rowsPerWorker is the least number of rows that are worth waking a core for.
 const rowsPerWorker = 4
 
-// sample draws the next token of the step's i-th sequence. What goes wrong here
-// is that sequence's alone.
+// sample draws the next tokens of the step's i-th sequence: one, and one more
+// for each of its drafts that turns out right. What goes wrong here is that
+// sequence's alone.
 func (e *Engine) sample(st *stream, out *runner.Output, i int) (res batch.Result) {
 	var err error
 	panicked := guard(func() {
 		if st.again != nil {
-			res, st.again = *st.again, nil
+			res = st.recall()
 			return
 		}
 		e.fail.sample(st.seq)
-		if st.drawn, err = st.sampler.Sample(out.Logits.Row(out.Shares[i].First), st.seq.NumOutput()); err != nil {
-			return
+		target := spec.Target{
+			Sampler: st.sampler,
+			Row:     func(row int) []float32 { return out.Logits.Row(out.Shares[i].First + row) },
+			Output:  st.seq.NumOutput(),
+			Ends:    func(output int, token int32) batch.FinishReason { return e.ends(st.seq, output+1, token) },
 		}
-		token := st.drawn.Token
-		st.drawn.Top = slices.Clone(st.drawn.Top) // the sampler uses its memory again
-		st.sampler.Commit(token)
-		res = batch.Result{Tokens: []int32{token}, Finish: e.ends(st.seq, token)}
+		if s := e.opt.Speculator; s != nil {
+			err = s.Verify(&st.verdict, st.seq, &target)
+		} else {
+			err = st.verdict.Verify(&target, nil, nil)
+		}
+		if err == nil {
+			st.drawn = st.verdict.Samples
+			res = batch.Result{Tokens: st.verdict.Tokens, Finish: st.verdict.Finish}
+		}
 	})
 	if panicked != nil {
 		e.log.Error("sampling failed", "err", panicked)
@@ -135,9 +146,30 @@ func (e *Engine) sample(st *stream, out *runner.Output, i int) (res batch.Result
 	return res
 }
 
-// ends says whether committing token ends the sequence. Exactly one of the
+// recall is the next token of those that were drawn but not committed.
+func (st *stream) recall() batch.Result {
+	a := st.again
+	if len(a.Tokens) > 1 {
+		token := a.Tokens[:1]
+		a.Tokens = a.Tokens[1:]
+		return batch.Result{Tokens: token}
+	}
+	st.again = nil
+	return *a
+}
+
+// take is what is delivered with n committed tokens. The client keeps it, so it
+// is not the memory that the next step draws into.
+func (st *stream) take(n int) []sampler.Sample {
+	n = min(n, len(st.drawn))
+	out := slices.Clone(st.drawn[:n])
+	st.drawn = st.drawn[n:]
+	return out
+}
+
+// ends says whether committing token, as output number output from 1, ends the sequence. Exactly one of the
 // reasons holds: what the model or the client asked for comes before the budget.
-func (e *Engine) ends(s *batch.Sequence, token int32) batch.FinishReason {
+func (e *Engine) ends(s *batch.Sequence, output int, token int32) batch.FinishReason {
 	// Before min_tokens the sampler bans these ids.
 	if !s.Params.IgnoreEOS && slices.Contains(e.opt.EOG, token) || slices.Contains(s.Params.StopIDs, token) {
 		return batch.FinishStop
@@ -145,7 +177,7 @@ func (e *Engine) ends(s *batch.Sequence, token int32) batch.FinishReason {
 	if s.Stop != nil && s.Stop.Commit(token) {
 		return batch.FinishStop
 	}
-	if s.NumOutput()+1 >= s.MaxTokens {
+	if output >= s.MaxTokens {
 		return batch.FinishLength
 	}
 	return batch.NotFinished

@@ -25,6 +25,9 @@ type TraceConfig struct {
 	Blocks        int   `json:"blocks"`
 	BlockSize     int   `json:"block_size"`
 	PrefixCaching bool  `json:"prefix_caching"`
+	Contiguous    bool  `json:"contiguous,omitempty"`
+	Window        int   `json:"window,omitempty"`
+	NoKVCache     bool  `json:"no_kv_cache,omitempty"`
 	MaxNumSeqs    int   `json:"max_num_seqs"`
 	MaxTokens     int   `json:"max_num_batched_tokens"`
 	MaxModelLen   int   `json:"max_model_len"`
@@ -37,6 +40,7 @@ type TraceConfig struct {
 //	add      ID (of the first choice), N, Prompt, Max, Salt, Priority, Idle, Tokens
 //	end      ID, Finish: a sequence ended from outside (cancel, timeout, drain)
 //	step     ID, Rows (the time limit in rows, 0 = none), Took, Seqs
+//	draft    Seqs: how many drafts the sequences were given before the step
 //	lost     as step, of a step that was decided and never computed
 //	rebuild  the scheduler's books were started anew
 type Event struct {
@@ -61,7 +65,7 @@ type Event struct {
 // TraceSeq is one sequence's share of a step and what came of it.
 type TraceSeq struct {
 	ID        int64   `json:"id"`
-	Tokens    int     `json:"n"`           // rows computed
+	Tokens    int     `json:"n"`           // rows computed; of a draft event, drafts proposed
 	Committed int     `json:"c,omitempty"` // tokens drawn
 	Finish    string  `json:"f,omitempty"`
 	Drawn     []int32 `json:"d,omitempty"`
@@ -92,9 +96,11 @@ func (r *recorder) init(e *Engine) {
 	c := e.sched.Config()
 	r.start, r.tokens, r.ring = e.start, e.opt.TraceTokens, make([]Event, 0, e.opt.TraceEvents)
 	r.salts = map[string]int{}
+	b := e.blocks.Config()
 	r.config = TraceConfig{
-		Blocks: e.blocks.Config().NumBlocks, BlockSize: e.blocks.Config().BlockSize, PrefixCaching: e.blocks.Config().PrefixCaching,
-		MaxNumSeqs: c.MaxNumSeqs, MaxTokens: c.MaxNumBatchedTokens, MaxModelLen: c.MaxModelLen, Chunked: c.ChunkedPrefill, Policy: uint8(c.Policy),
+		Blocks: b.NumBlocks, BlockSize: b.BlockSize, PrefixCaching: b.PrefixCaching, Contiguous: b.Contiguous, Window: b.Window,
+		NoKVCache: c.NoKVCache, MaxNumSeqs: c.MaxNumSeqs, MaxTokens: c.MaxNumBatchedTokens, MaxModelLen: c.MaxModelLen,
+		Chunked: c.ChunkedPrefill, Policy: uint8(c.Policy),
 	}
 }
 
@@ -157,6 +163,21 @@ func (r *recorder) rebuild() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.next("rebuild")
+}
+
+// draft records how many drafts each sequence was given.
+func (r *recorder) draft(seqs []*batch.Sequence) {
+	if !slices.ContainsFunc(seqs, func(s *batch.Sequence) bool { return len(s.Drafts) > 0 }) {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ev := r.next("draft")
+	for _, s := range seqs {
+		if n := len(s.Drafts); n > 0 {
+			ev.Seqs = append(ev.Seqs, TraceSeq{ID: s.ID, Tokens: n})
+		}
+	}
 }
 
 // step records a step before it is computed; done adds what came of it.
