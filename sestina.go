@@ -29,6 +29,8 @@ import (
 	"sestina/model"
 	_ "sestina/model/all" // the architectures
 	"sestina/runner"
+	"sestina/spec"
+	_ "sestina/spec/all" // the proposers
 	"sestina/tensor"
 	"sestina/tokenizer"
 )
@@ -41,6 +43,7 @@ type Options struct {
 	Threads            int    // 0 = the physical cores that are free to use
 	ISA                string // force a kernel family; "" = the best
 	ActivationDType    string // auto | f32
+	SpeculativeConfig  string // JSON, see speculate.go; "" = n-gram lookup with automatic depth
 	KVCacheDType       string // auto (= f16) | f32 | f16 | bf16
 	KVCacheMemoryBytes uint64 // 0 = a quarter of the free memory, at most what the limits can use
 	ModelProgress      func(done, total uint64)
@@ -63,6 +66,9 @@ func (o *Options) Check() error {
 		return err
 	}
 	if err := cpu.CheckOptions(cfg); err != nil {
+		return err
+	}
+	if _, err := o.speculation(); err != nil {
 		return err
 	}
 	_, err = o.kvDType()
@@ -124,6 +130,11 @@ func Open(ctx context.Context, name string, opt Options) (*LLM, error) {
 		return nil, err
 	}
 	l.Pool = pool
+	if opt.Speculator, err = l.newSpeculator(&opt); err != nil {
+		r.Close()
+		l.backend.Close()
+		return nil, err
+	}
 	if l.Engine, err = engine.New(r, pool.Blocks, opt.Options); err != nil {
 		r.Close()
 		l.backend.Close()
@@ -199,6 +210,9 @@ func (l *LLM) loadWeights(c *checkpoint.Checkpoint, opt *Options) error {
 	}
 	if mo.MaxLogitRows == 0 {
 		mo.MaxLogitRows = engine.DefaultMaxNumSeqs
+	}
+	if opt.Techniques.Speculation != "off" { // a row of logits for every draft, too
+		mo.MaxLogitRows = max(mo.MaxLogitRows, min(mo.MaxRows, mo.MaxLogitRows*(1+spec.MaxDraft)))
 	}
 	if p := opt.ModelProgress; p != nil {
 		mo.Progress = func(done uint64) { p(done, c.Bytes()) }

@@ -51,7 +51,7 @@ func (c *Config) Check() error {
 func (c *Config) Prepare(o *sestina.Options) {
 	o.MaxNumSeqs = c.Streams
 	o.MaxModelLen = c.Depth + max(c.PromptLen, 1) + c.OutputLen
-	o.Techniques.PrefixCaching = "off"
+	o.Techniques.PrefixCaching, o.Techniques.Speculation = "off", "off"
 	if c.Depth > 0 {
 		o.Techniques.PrefixCaching = "on"
 	}

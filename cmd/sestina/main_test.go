@@ -76,7 +76,7 @@ func TestMistakesAreNamedWithTheRightExitCode(t *testing.T) {
 		{"run -m " + tiny + " --isa sse hello", 2, `unknown instruction set "sse"`},
 		{"run -m " + tiny + " --top-p 3 hello", 2, "top_p is 3"},
 		{"run -m " + tiny + " --kv-cache-memory-bytes 1X hello", 2, "is not a size"},
-		{"run -m " + tiny + " --ids 1,99999", 1, "token id 99999 at position 1 is outside the vocabulary"},
+		{"run -m " + tiny + " --ids 1,99999", 2, "token id 99999"},
 		{"run -m " + tiny + " --max-tokens 5000 hello", 1, "exceed the context of 2048"},
 		{"run -m nowhere.gguf hello", 1, "nowhere.gguf"},
 		{"run -m " + truncated + " hello", 1, "cut.gguf"},
