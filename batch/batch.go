@@ -71,7 +71,7 @@ type Sequence struct {
 	BlockTable  []int32 // physical block of positions [i·B, (i+1)·B); −1 for a leading block that no window reaches any more
 	NumCached   int     // prompt tokens taken from the prefix cache when first admitted
 	Match       PrefixMatch
-	Preemptions int     // times that its blocks were taken away
+	Preemptions int // times that its blocks were taken away
 
 	Finish FinishReason
 	Err    error // set with FinishError
