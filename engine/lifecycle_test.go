@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -54,7 +55,9 @@ func TestWhatCannotBeServedIsRefusedAtOnce(t *testing.T) {
 	bad := batch.Greedy()
 	bad.TopP = 2
 	refused(RefusedInvalid, Request{})
-	refused(RefusedInvalid, Request{Prompt: []int32{vocab}})
+	if err := refused(RefusedInvalid, Request{Prompt: []int32{1, vocab}}); err == nil || !strings.Contains(err.Error(), "token id 224 at position 1") {
+		t.Errorf("an id outside the vocabulary: %v", err)
+	}
 	refused(RefusedInvalid, Request{Prompt: []int32{-1}})
 	refused(RefusedInvalid, Request{Prompt: []int32{1}, N: MaxChoices + 1})
 	refused(RefusedInvalid, Request{Prompt: []int32{1}, MaxTokens: -1})

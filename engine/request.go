@@ -89,8 +89,8 @@ func (e *Engine) submit(ctx context.Context, req Request) (*Handle, error) {
 	return h, nil
 }
 
-// check validates a request's size and fills its defaults. Its ids and sampling
-// parameters are checked by sampler.New, in newHandle.
+// check validates a request and fills its defaults; sampler.New, in newHandle,
+// checks the sampling parameters. Every id is inside the vocabulary afterwards.
 func (e *Engine) check(r *Request) error {
 	limit := e.limit
 	if r.N == 0 {
@@ -105,6 +105,11 @@ func (e *Engine) check(r *Request) error {
 		return invalid("max_tokens is %d, want at least 1", r.MaxTokens)
 	case max(r.MaxTokens, 1) > limit-len(r.Prompt):
 		return &scheduler.NeverFitsError{Prompt: len(r.Prompt), MaxTokens: max(r.MaxTokens, 1), Limit: limit, What: e.limitedBy()}
+	}
+	for i, id := range r.Prompt {
+		if vocab := e.runner.Info().Vocab; id < 0 || int(id) >= vocab {
+			return invalid("token id %d at position %d is outside the vocabulary [0, %d)", id, i, vocab)
+		}
 	}
 	if r.MaxTokens == 0 {
 		r.MaxTokens = limit - len(r.Prompt)

@@ -167,8 +167,9 @@ func (st *stream) take(n int) []sampler.Sample {
 	return out
 }
 
-// ends says whether committing token, as output number output from 1, ends the sequence. Exactly one of the
-// reasons holds: what the model or the client asked for comes before the budget.
+// ends says whether committing token, as output number output from 1, ends the
+// sequence. Exactly one of the reasons holds: what the model or the client asked
+// for comes before the budget.
 func (e *Engine) ends(s *batch.Sequence, output int, token int32) batch.FinishReason {
 	// Before min_tokens the sampler bans these ids.
 	if !s.Params.IgnoreEOS && slices.Contains(e.opt.EOG, token) || slices.Contains(s.Params.StopIDs, token) {
