@@ -93,6 +93,7 @@ type Resources struct {
 	Draft    *runner.ModelRunner // of the draft model; nil when none was named
 	Blocks   int                 // of Draft's KV pool
 	Block    int                 // tokens per block of it
+	Rows     int                 // rows that a step of Draft may have; MaxSeqs of logits
 	Options  json.RawMessage     // the method's own settings; nil for its defaults
 }
 

@@ -2,5 +2,6 @@
 package all
 
 import (
+	_ "sestina/spec/draft"
 	_ "sestina/spec/ngram"
 )
