@@ -12,8 +12,9 @@
 // memory for K and V: what paged attention needs for all users, and at least one
 // whole context.
 //
-// A row without a KV cache, or one request at a time, takes SerialUsers users
-// only: its tokens per second do not grow with more, its time would.
+// A row without a KV cache, or with one request at a time and no prefix to share,
+// takes SerialUsers users only: its tokens per second do not grow with more, its
+// time would.
 //
 // # Gains
 //
@@ -49,7 +50,7 @@ type Config struct {
 
 // Defaults finish in a few minutes with a 135M model on two cores.
 func Defaults() Config {
-	return Config{Users: 32, SerialUsers: 2, PromptLen: 512, SharedLen: 384, OutputLen: 24, BatchTokens: engine.DefaultMaxNumBatchedTokens, Reps: 3}
+	return Config{Users: 32, SerialUsers: 1, PromptLen: 512, SharedLen: 384, OutputLen: 48, BatchTokens: engine.DefaultMaxNumBatchedTokens, Reps: 3}
 }
 
 // Check refuses what cannot be measured.
@@ -75,19 +76,18 @@ type technique struct {
 	on, off  string
 	field    func(*engine.Techniques) *string
 	needs    []string // what cannot be on while this one is off
-	serial   bool     // off, a row takes SerialUsers users
 }
 
 // all techniques, in the order in which the ladder adds them.
 var all = []technique{
-	{"kv-cache", "KV cache", "on", "off", func(t *engine.Techniques) *string { return &t.KVCache }, []string{"enable-prefix-caching"}, true},
-	{"kv-layout", "paged attention", "paged", "contiguous", func(t *engine.Techniques) *string { return &t.KVLayout }, []string{"enable-prefix-caching"}, false},
-	{"attention", "flash attention", "flash", "full", func(t *engine.Techniques) *string { return &t.Attention }, nil, false},
-	{"gqa", "grouped-query attention", "grouped", "expanded", func(t *engine.Techniques) *string { return &t.GQA }, nil, false},
-	{"batching", "continuous batching", "continuous", "none", func(t *engine.Techniques) *string { return &t.Batching }, nil, true},
-	{"enable-chunked-prefill", "chunked prefill", "on", "off", func(t *engine.Techniques) *string { return &t.ChunkedPrefill }, nil, false},
-	{"enable-prefix-caching", "prefix caching", "on", "off", func(t *engine.Techniques) *string { return &t.PrefixCaching }, nil, false},
-	{"speculation", "speculative decoding", "auto", "off", func(t *engine.Techniques) *string { return &t.Speculation }, nil, false},
+	{"kv-cache", "KV cache", "on", "off", func(t *engine.Techniques) *string { return &t.KVCache }, []string{"enable-prefix-caching"}},
+	{"kv-layout", "paged attention", "paged", "contiguous", func(t *engine.Techniques) *string { return &t.KVLayout }, []string{"enable-prefix-caching"}},
+	{"attention", "flash attention", "flash", "full", func(t *engine.Techniques) *string { return &t.Attention }, nil},
+	{"gqa", "grouped-query attention", "grouped", "expanded", func(t *engine.Techniques) *string { return &t.GQA }, nil},
+	{"batching", "continuous batching", "continuous", "none", func(t *engine.Techniques) *string { return &t.Batching }, nil},
+	{"enable-chunked-prefill", "chunked prefill", "on", "off", func(t *engine.Techniques) *string { return &t.ChunkedPrefill }, nil},
+	{"enable-prefix-caching", "prefix caching", "on", "off", func(t *engine.Techniques) *string { return &t.PrefixCaching }, nil},
+	{"speculation", "speculative decoding", "auto", "off", func(t *engine.Techniques) *string { return &t.Speculation }, nil},
 }
 
 // setting says which techniques are on, by index of all.
@@ -133,12 +133,11 @@ func (s setting) switches(built []error) engine.Techniques {
 
 // serial says whether the setting takes the smaller number of users.
 func (s setting) serial(built []error) bool {
-	for i, on := range s {
-		if !on && all[i].serial && built[i] == nil {
-			return true
-		}
+	off := func(id string) bool {
+		i := slices.IndexFunc(all, func(t technique) bool { return t.id == id })
+		return !s[i] && built[i] == nil
 	}
-	return false
+	return off("kv-cache") || off("batching") && off("enable-prefix-caching")
 }
 
 // unbuilt asks the engine which techniques cannot be switched on or off yet:
