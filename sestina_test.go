@@ -171,13 +171,14 @@ func TestCancelledGenerationEndsAndFreesItsBlocks(t *testing.T) {
 
 func TestOptionsThatAreUnknownOrNotBuiltAreRefusedByName(t *testing.T) {
 	for want, set := range map[string]func(*sestina.Options){
-		"--kv-layout contiguous is not built yet": func(o *sestina.Options) { o.Techniques.KVLayout = "contiguous" },
-		`--gqa "wide" is unknown`:                 func(o *sestina.Options) { o.Techniques.GQA = "wide" },
-		`--kv-cache-dtype "f8" is unknown`:        func(o *sestina.Options) { o.KVCacheDType = "f8" },
-		`--activation-dtype "f64"`:                func(o *sestina.Options) { o.ActivationDType = "f64" },
-		`--backend "tpu"`:                         func(o *sestina.Options) { o.Backend = "tpu" },
-		`instruction set "sse"`:                   func(o *sestina.Options) { o.ISA = "sse" },
-		"-1 threads":                              func(o *sestina.Options) { o.Threads = -1 },
+		"--kv-cache-dtype fp8 is not built yet": func(o *sestina.Options) { o.KVCacheDType = "fp8" },
+		"shares no blocks":                      func(o *sestina.Options) { o.Techniques.KVLayout, o.Techniques.PrefixCaching = "contiguous", "on" },
+		`--gqa "wide" is unknown`:               func(o *sestina.Options) { o.Techniques.GQA = "wide" },
+		`--kv-cache-dtype "f8" is unknown`:      func(o *sestina.Options) { o.KVCacheDType = "f8" },
+		`--activation-dtype "f64"`:              func(o *sestina.Options) { o.ActivationDType = "f64" },
+		`--backend "tpu"`:                       func(o *sestina.Options) { o.Backend = "tpu" },
+		`instruction set "sse"`:                 func(o *sestina.Options) { o.ISA = "sse" },
+		"-1 threads":                            func(o *sestina.Options) { o.Threads = -1 },
 	} {
 		var o sestina.Options
 		set(&o)
@@ -199,10 +200,16 @@ func TestTechniqueSwitchesChangeNoToken(t *testing.T) {
 	}
 	want := ask(sestina.Options{})
 	for name, set := range map[string]func(*engine.Techniques){
-		"attention full":             func(t *engine.Techniques) { t.Attention = "full" },
-		"gqa expanded":               func(t *engine.Techniques) { t.GQA = "expanded" },
-		"batching static":            func(t *engine.Techniques) { t.Batching = "static" },
-		"batching none":              func(t *engine.Techniques) { t.Batching = "none" },
+		"attention full":  func(t *engine.Techniques) { t.Attention = "full" },
+		"gqa expanded":    func(t *engine.Techniques) { t.GQA = "expanded" },
+		"batching static": func(t *engine.Techniques) { t.Batching = "static" },
+		"batching none":   func(t *engine.Techniques) { t.Batching = "none" },
+		"contiguous":      func(t *engine.Techniques) { t.KVLayout = "contiguous" },
+		"no KV cache":     func(t *engine.Techniques) { t.KVCache = "off" },
+		"no speculation":  func(t *engine.Techniques) { t.Speculation = "off" },
+		"nothing at all": func(t *engine.Techniques) {
+			*t = engine.Techniques{KVCache: "off", KVLayout: "contiguous", Attention: "full", GQA: "expanded", Batching: "none", Speculation: "off"}
+		},
 		"no prefix caching":          func(t *engine.Techniques) { t.PrefixCaching = "off" },
 		"full, expanded, no caching": func(t *engine.Techniques) { t.Attention, t.GQA, t.PrefixCaching = "full", "expanded", "off" },
 	} {

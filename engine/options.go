@@ -57,7 +57,7 @@ type choice struct {
 func (t *Techniques) choices() []choice {
 	return []choice{
 		{"kv-cache", &t.KVCache, []string{"on", "off"}, nil},
-		{"kv-layout", &t.KVLayout, []string{"paged"}, []string{"contiguous"}},
+		{"kv-layout", &t.KVLayout, []string{"paged", "contiguous"}, nil},
 		{"attention", &t.Attention, []string{"flash", "full"}, nil},
 		{"gqa", &t.GQA, []string{"grouped", "expanded"}, nil},
 		{"batching", &t.Batching, []string{"continuous", "static", "none"}, nil},

@@ -68,9 +68,9 @@ func (f *modelFlags) check(cmd *cobra.Command) error {
 	return nil
 }
 
-// onOff is a pair of flags, --NAME and --no-NAME, for one technique.
+// onOff is a pair of flags, --NAME and --no-NAME, for one technique; with neither
+// the engine decides.
 func onOff(fs *pflag.FlagSet, name string, value *string) {
-	*value = "on"
 	fs.Var(&switchFlag{value, "on", "off"}, name, "technique switch (default on)")
 	fs.Var(&switchFlag{value, "off", "on"}, "no-"+name, "turn it off")
 	fs.Lookup(name).NoOptDefVal = "true"
