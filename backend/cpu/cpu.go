@@ -1,7 +1,7 @@
 // Package cpu is the CPU backend: packed weights off the Go heap, one worker
 // team, and a folder per kernel.
 //
-//	matmul     packed weights × rows, int8 or float32 activations
+//	matmul     packed weights × rows of int8, bf16 or float32 activations
 //	attention  paged flash attention with grouped heads
 //	team       the worker team that splits every operation
 //
@@ -163,7 +163,29 @@ func (b *Backend) carve(n uint64) ([]byte, error) {
 // matrix is a packed weight matrix.
 type matrix struct {
 	*matmul.Packed
-	int8 bool // multiplied by int8 activations
+	act activation
+}
+
+// activation is the type of activations that a matrix is multiplied by.
+type activation uint8
+
+const (
+	actF32 activation = iota
+	actInt8
+	actBF16
+)
+
+// activationFor is int8 for integer formats and bf16 for BF16, unless float32 was asked for.
+func activationFor(d tensor.DType, asked backend.ActivationDType) activation {
+	switch {
+	case asked == backend.ActivationsF32:
+		return actF32
+	case d.Quantized():
+		return actInt8
+	case d == tensor.BF16:
+		return actBF16
+	}
+	return actF32
 }
 
 func (m *matrix) Shape() (int, int)   { return m.Rows, m.Cols }
@@ -193,7 +215,7 @@ func (b *Backend) NewMatrix(src backend.Source) (backend.Matrix, error) {
 	if err := job.err.Load(); err != nil {
 		return nil, *err
 	}
-	return &matrix{p, b.opt.Activations == backend.ActivationsAuto && src.DType.Quantized()}, nil
+	return &matrix{p, activationFor(src.DType, b.opt.Activations)}, nil
 }
 
 // loadChunk is how many bytes of a file one worker reads at a time.

@@ -8,7 +8,7 @@ import (
 
 // Linear in two phases:
 //
-//	prepare  norm each row, and quantise it if a matrix takes int8
+//	prepare  norm each row; quantise it, or round it to bf16, if a matrix asks for it
 //	multiply panels of 16 outputs are shared out over the team; the epilogue
 //	         runs on a chunk of panels while it is in the cache
 //
@@ -16,17 +16,18 @@ import (
 // 150 ns, less than the barrier that sharing would need. Both ways give the
 // same bits, being the same function of the row.
 type linearJob struct {
-	b        *Backend
-	dst, x   backend.Rows
-	op       *backend.Linear
-	needInt8 bool
-	units    int  // panels of all matrices, or of one of a SwiGLU pair
-	phase    int  // prepare or multiply
-	own      bool // each worker prepares for itself
+	b                  *Backend
+	dst, x             backend.Rows
+	op                 *backend.Linear
+	needInt8, needBF16 bool
+	units              int  // panels of all matrices, or of one of a SwiGLU pair
+	phase              int  // prepare or multiply
+	own                bool // each worker prepares for itself
 
 	// Prepared rows: shared, or one set per worker.
 	norm [][]float32 // rows × cols, or nil: x itself
 	act  [][]byte    // rows × ActBytes(cols)
+	half [][]byte    // rows × BF16Bytes(cols)
 	made []int       // per worker: the serial number of the operation it prepared
 	op_  int         // serial number of this operation
 }
@@ -55,10 +56,11 @@ func (b *Backend) Linear(dst, x backend.Rows, op *backend.Linear) {
 	j := &b.linear
 	j.dst, j.x, j.op = dst, x, op
 	j.op_++
-	j.needInt8, j.units = false, 0
+	j.needInt8, j.needBF16, j.units = false, false, 0
 	for i, w := range op.W {
 		m := w.(*matrix)
-		j.needInt8 = j.needInt8 || m.int8
+		j.needInt8 = j.needInt8 || m.act == actInt8
+		j.needBF16 = j.needBF16 || m.act == actBF16
 		if op.Epilogue != backend.SwiGLU || i == 0 {
 			j.units += m.Panels()
 		}
@@ -76,7 +78,8 @@ func (b *Backend) Linear(dst, x backend.Rows, op *backend.Linear) {
 // size makes room for the prepared rows.
 func (j *linearJob) size(threads int) {
 	if len(j.norm) == 0 {
-		j.norm, j.act, j.made = make([][]float32, threads), make([][]byte, threads), make([]int, threads)
+		j.norm, j.made = make([][]float32, threads), make([]int, threads)
+		j.act, j.half = make([][]byte, threads), make([][]byte, threads)
 	}
 	sets := 1
 	if j.own {
@@ -88,6 +91,9 @@ func (j *linearJob) size(threads int) {
 		}
 		if j.needInt8 {
 			j.act[i] = grow(j.act[i], j.x.N*matmul.ActBytes(j.x.Width))
+		}
+		if j.needBF16 {
+			j.half[i] = grow(j.half[i], j.x.N*matmul.BF16Bytes(j.x.Width))
 		}
 	}
 }
@@ -143,7 +149,7 @@ func (j *linearJob) Do(worker, i0, i1 int) {
 	}
 }
 
-// prepare norms and quantises row i into a set.
+// prepare norms, quantises and rounds row i into a set.
 func (j *linearJob) prepare(set, i int) {
 	row := j.x.Row(i)
 	if n := j.op.Norm; n != nil {
@@ -154,6 +160,10 @@ func (j *linearJob) prepare(set, i int) {
 	if j.needInt8 {
 		size := matmul.ActBytes(j.x.Width)
 		j.b.kernels.QuantizeRow(j.act[set][i*size:][:size], row)
+	}
+	if j.needBF16 {
+		size := matmul.BF16Bytes(j.x.Width)
+		j.b.kernels.RoundRow(j.half[set][i*size:][:size], row)
 	}
 }
 
@@ -169,12 +179,15 @@ func (j *linearJob) eachBlock(f func(r rows)) {
 
 // multiply computes panels [p0, p1) of m for a block of rows into out, [rows][stride].
 func (j *linearJob) multiply(worker, set int, m *matrix, p0, p1 int, r rows, out []float32, stride int) {
-	s := &j.b.scratch[worker]
-	if m.int8 {
+	switch m.act {
+	case actInt8:
 		j.b.kernels.MulInt8(out, stride, m.Packed, p0, p1-p0, j.act[set][r.from*matmul.ActBytes(j.x.Width):], r.n)
 		return
+	case actBF16:
+		j.b.kernels.MulBF16(out, stride, m.Packed, p0, p1-p0, j.half[set][r.from*matmul.BF16Bytes(j.x.Width):], r.n)
+		return
 	}
-	x := j.x.Host
+	s, x := &j.b.scratch[worker], j.x.Host
 	if j.op.Norm != nil {
 		x = j.norm[set]
 	}

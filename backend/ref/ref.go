@@ -46,6 +46,7 @@ type matrix struct {
 	src    backend.Source
 	values []float32 // [rows][cols]
 	blocks []block   // [rows][cols/32]; nil for float formats
+	bf16   bool      // multiplied by bf16 activations
 }
 
 func (m *matrix) Shape() (int, int)   { return m.src.Rows, m.src.Cols }
@@ -61,6 +62,7 @@ func (b *Backend) NewMatrix(src backend.Source) (backend.Matrix, error) {
 		return nil, fmt.Errorf("tensor %q: %w", src.Name, err)
 	}
 	m := &matrix{src: src, values: make([]float32, src.Rows*src.Cols)}
+	m.bf16 = b.opt.Activations == backend.ActivationsAuto && src.DType == tensor.BF16
 	raw := make([]byte, rowBytes)
 	for r := range src.Rows {
 		if err := src.Read(raw, r, 1); err != nil {
@@ -121,9 +123,15 @@ func (b *Backend) Linear(dst, x backend.Rows, op *backend.Linear) {
 }
 
 // mul is W·x in the matrix's arithmetic: int8 activations for integer formats
-// (unless f32 was asked for), else float32.
+// and bf16 ones for BF16 (unless f32 was asked for), else float32.
 func (m *matrix) mul(x []float32) []float32 {
 	y := make([]float32, m.src.Rows)
+	if m.bf16 {
+		for r := range y {
+			y[r] = dotBF16(m.values[r*m.src.Cols:][:m.src.Cols], x)
+		}
+		return y
+	}
 	if m.blocks == nil {
 		for r := range y {
 			w := m.values[r*m.src.Cols:][:m.src.Cols]

@@ -175,8 +175,11 @@ func TestLinearEqualsItsDefinition(t *testing.T) {
 	for _, d := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K} {
 		for _, act := range []backend.ActivationDType{backend.ActivationsAuto, backend.ActivationsF32} {
 			tolerance := 3e-6 // of float32 sums
-			if act == backend.ActivationsAuto && HasIntegerPath(d) {
+			switch {
+			case act == backend.ActivationsAuto && HasIntegerPath(d):
 				tolerance = 0.5 / 127 * 2 // of int8 activations: half a step, twice for the steps' own sizes
+			case act == backend.ActivationsAuto && d == tensor.BF16:
+				tolerance += 0x1p-9 // of bf16 activations
 			}
 			linearEqualsDefinition(t, rng, New(backend.Options{Activations: act}), d, tolerance)
 		}

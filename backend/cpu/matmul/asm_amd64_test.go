@@ -14,7 +14,7 @@ import (
 func TestAVX2StaysVEX(t *testing.T) {
 	high := regexp.MustCompile(`\b([XY](1[6-9]|2[0-9]|3[01])|Z[0-9]+|K[0-7])\b`)
 	functions := 0
-	for _, file := range []string{"int8_avx2_amd64.s", "float_amd64.s", "convert_amd64.s"} {
+	for _, file := range []string{"int8_avx2_amd64.s", "float_amd64.s", "bf16_amd64.s", "convert_amd64.s"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

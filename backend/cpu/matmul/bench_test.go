@@ -60,7 +60,9 @@ func newModel(b *testing.B, dt tensor.DType) *model {
 // step multiplies m rows by every matrix.
 func (mo *model) step(k *Kernels, out []float32, act []byte, x []float32, m int) {
 	for _, w := range mo.matrices {
-		if w.layout.scalar() {
+		if w.DType == tensor.BF16 {
+			k.MulBF16(out, w.Rows, w, 0, w.Panels(), act, m)
+		} else if w.layout.scalar() {
 			k.MulF32(out, w.Rows, w, 0, w.Panels(), x, w.Cols, m, x)
 		} else {
 			k.MulInt8(out, w.Rows, w, 0, w.Panels(), act, m)

@@ -94,13 +94,14 @@ func (b *block) decode(lane int, dst []float32) {
 // half reads float16 number i of src.
 func half(src []byte, i int) float32 { return tensor.Float16(le.Uint16(src[2*i:])).Float32() }
 
-// widen reads element i of a scalar format.
-func widen(dt tensor.DType, src []byte, i int) float32 {
+// widen reads column k of a row of a panel in a scalar format.
+func widen(dt tensor.DType, src []byte, k, lane int) float32 {
+	i := k*PanelRows + lane
 	switch dt {
 	case tensor.F16:
 		return half(src, i)
 	case tensor.BF16:
-		return tensor.BFloat16(le.Uint16(src[2*i:])).Float32()
+		return tensor.BFloat16(le.Uint16(src[k/2*lineBytes+4*lane+k%2*2:])).Float32()
 	}
 	return math.Float32frombits(le.Uint32(src[4*i:]))
 }

@@ -3,6 +3,8 @@
 package matmul
 
 import (
+	"sync"
+
 	"sestina/internal/cpuinfo"
 	"sestina/tensor"
 )
@@ -10,6 +12,7 @@ import (
 //go:generate sh -c "cd _asm && go run . -family int8avx512 -out ../int8_avx512_amd64.s -stubs ../int8_avx512_amd64.go -pkg matmul"
 //go:generate sh -c "cd _asm && go run . -family int8avx2 -out ../int8_avx2_amd64.s -stubs ../int8_avx2_amd64.go -pkg matmul"
 //go:generate sh -c "cd _asm && go run . -family float -out ../float_amd64.s -stubs ../float_amd64.go -pkg matmul"
+//go:generate sh -c "cd _asm && go run . -family bf16 -out ../bf16_amd64.s -stubs ../bf16_amd64.go -pkg matmul"
 //go:generate sh -c "cd _asm && go run . -family convert -out ../convert_amd64.s -stubs ../convert_amd64.go -pkg matmul"
 
 func kernelsFor(isa ISA) *Kernels {
@@ -19,10 +22,26 @@ func kernelsFor(isa ISA) *Kernels {
 	case isa == AVX2 && cpuinfo.AVX2:
 		return avx2Kernels
 	case isa == AVX512VNNI && cpuinfo.AVX512VNNI:
-		return avx512Kernels
+		return avx512()
 	}
 	return nil
 }
+
+// avx512 is the set for AVX-512. VDPBF16PS must be there and give the contract's bits; else two FMAs do its work.
+var avx512 = sync.OnceValue(func() *Kernels {
+	k := *avx512Kernels
+	if k.bf16 = avx2BF16; cpuinfo.AVX512BF16 && dotsAgree(avx512BF16) {
+		k.bf16 = avx512BF16
+	}
+	return &k
+})
+
+var avx512BF16 = []tile{
+	{8, 2, bf16x8x2AVX512}, {8, 1, bf16x8x1AVX512}, {4, 2, bf16x4x2AVX512}, {4, 1, bf16x4x1AVX512},
+	{2, 2, bf16x2x2AVX512}, {2, 1, bf16x2x1AVX512}, {1, 4, bf16x1x4AVX512}, {1, 2, bf16x1x2AVX512}, {1, 1, bf16x1x1AVX512},
+}
+
+var avx2BF16 = []tile{{4, 1, bf16x4x1AVX2}, {2, 1, bf16x2x1AVX2}, {1, 2, bf16x1x2AVX2}, {1, 1, bf16x1x1AVX2}}
 
 // dequantizeAVX2 serves both sets: it is a small part of the work of several rows.
 var dequantizeAVX2 = map[tensor.DType]dequantFunc{
@@ -86,6 +105,7 @@ var avx512Kernels = &Kernels{
 	},
 	dequantize: dequantizeAVX2,
 	quantize:   quantizeAVX2,
+	round:      roundAVX2,
 	read:       readAVX2,
 }
 
@@ -113,7 +133,9 @@ var avx2Kernels = &Kernels{
 			{1, 1, floatBF16x1x1AVX2},
 		},
 	},
+	bf16:       avx2BF16,
 	dequantize: dequantizeAVX2,
 	quantize:   quantizeAVX2,
+	round:      roundAVX2,
 	read:       readAVX2,
 }

@@ -41,6 +41,8 @@ panel:
 	MOVQ   steps+40(FP), R12
 
 column:
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
 	VBROADCASTSS (DI), Z16
 	VBROADCASTSS (DI)(R9*1), Z17
 	VBROADCASTSS (DI)(R9*2), Z18
@@ -49,8 +51,6 @@ column:
 	VBROADCASTSS (R8)(R9*1), Z21
 	VBROADCASTSS (R8)(R9*2), Z22
 	VBROADCASTSS (R8)(R10*1), Z23
-	PREFETCHT1   (SI)
-	PREFETCHT1   64(SI)
 	VMOVUPS      (DX), Z24
 	VFMADD231PS  Z16, Z24, Z0
 	VFMADD231PS  Z17, Z24, Z2
@@ -130,6 +130,7 @@ panel:
 	MOVQ   steps+40(FP), R10
 
 column:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Z8
 	VBROADCASTSS (BX)(DI*1), Z9
 	VBROADCASTSS (BX)(DI*2), Z10
@@ -138,7 +139,6 @@ column:
 	VBROADCASTSS (SI)(DI*1), Z13
 	VBROADCASTSS (SI)(DI*2), Z14
 	VBROADCASTSS (SI)(R8*1), Z15
-	PREFETCHT0   4096(DX)
 	VMOVUPS      (DX), Z16
 	VFMADD231PS  Z8, Z16, Z0
 	VFMADD231PS  Z9, Z16, Z1
@@ -203,12 +203,12 @@ panel:
 	MOVQ   steps+40(FP), R11
 
 column:
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
 	VBROADCASTSS (DI), Z8
 	VBROADCASTSS (DI)(R8*1), Z9
 	VBROADCASTSS (DI)(R8*2), Z10
 	VBROADCASTSS (DI)(R9*1), Z11
-	PREFETCHT1   (SI)
-	PREFETCHT1   64(SI)
 	VMOVUPS      (DX), Z12
 	VFMADD231PS  Z8, Z12, Z0
 	VFMADD231PS  Z9, Z12, Z2
@@ -262,11 +262,11 @@ panel:
 	MOVQ   steps+40(FP), R9
 
 column:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Z4
 	VBROADCASTSS (BX)(SI*1), Z5
 	VBROADCASTSS (BX)(SI*2), Z6
 	VBROADCASTSS (BX)(DI*1), Z7
-	PREFETCHT0   4096(DX)
 	VMOVUPS      (DX), Z8
 	VFMADD231PS  Z4, Z8, Z0
 	VFMADD231PS  Z5, Z8, Z1
@@ -313,10 +313,10 @@ panel:
 	MOVQ   steps+40(FP), R10
 
 column:
-	VBROADCASTSS (DI), Z4
-	VBROADCASTSS (DI)(R8*1), Z5
 	PREFETCHT1   (SI)
 	PREFETCHT1   64(SI)
+	VBROADCASTSS (DI), Z4
+	VBROADCASTSS (DI)(R8*1), Z5
 	VMOVUPS      (DX), Z6
 	VFMADD231PS  Z4, Z6, Z0
 	VFMADD231PS  Z5, Z6, Z2
@@ -357,9 +357,9 @@ panel:
 	MOVQ   steps+40(FP), R8
 
 column:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Z2
 	VBROADCASTSS (BX)(SI*1), Z3
-	PREFETCHT0   4096(DX)
 	VMOVUPS      (DX), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
@@ -397,9 +397,9 @@ panel:
 	MOVQ   steps+40(FP), R9
 
 column:
-	VBROADCASTSS (DI), Z2
 	PREFETCHT1   (SI)
 	PREFETCHT1   64(SI)
+	VBROADCASTSS (DI), Z2
 	VMOVUPS      (DX), Z3
 	VFMADD231PS  Z2, Z3, Z0
 	VMOVUPS      (BX), Z3
@@ -433,8 +433,8 @@ panel:
 	MOVQ   steps+40(FP), DI
 
 column:
-	VBROADCASTSS (BX), Z1
 	PREFETCHT0   4096(DX)
+	VBROADCASTSS (BX), Z1
 	VMOVUPS      (DX), Z2
 	VFMADD231PS  Z1, Z2, Z0
 	ADDQ         $+64, DX
@@ -472,11 +472,11 @@ panel:
 	MOVQ   steps+40(FP), R9
 
 column:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Y8
 	VBROADCASTSS (BX)(SI*1), Y9
 	VBROADCASTSS (BX)(SI*2), Y10
 	VBROADCASTSS (BX)(DI*1), Y11
-	PREFETCHT0   4096(DX)
 	VMOVUPS      (DX), Y12
 	VFMADD231PS  Y8, Y12, Y0
 	VFMADD231PS  Y9, Y12, Y2
@@ -536,10 +536,10 @@ panel:
 	MOVQ   steps+40(FP), R10
 
 column:
-	VBROADCASTSS (DI), Y8
-	VBROADCASTSS (DI)(R8*1), Y9
 	PREFETCHT1   (SI)
 	PREFETCHT1   64(SI)
+	VBROADCASTSS (DI), Y8
+	VBROADCASTSS (DI)(R8*1), Y9
 	VMOVUPS      (DX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y4
@@ -592,9 +592,9 @@ panel:
 	MOVQ   steps+40(FP), R8
 
 column:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Y4
 	VBROADCASTSS (BX)(SI*1), Y5
-	PREFETCHT0   4096(DX)
 	VMOVUPS      (DX), Y6
 	VFMADD231PS  Y4, Y6, Y0
 	VFMADD231PS  Y5, Y6, Y2
@@ -639,9 +639,9 @@ panel:
 	MOVQ   steps+40(FP), R9
 
 column:
-	VBROADCASTSS (DI), Y4
 	PREFETCHT1   (SI)
 	PREFETCHT1   64(SI)
+	VBROADCASTSS (DI), Y4
 	VMOVUPS      (DX), Y5
 	VFMADD231PS  Y4, Y5, Y0
 	VMOVUPS      32(DX), Y5
@@ -682,8 +682,8 @@ panel:
 	MOVQ   steps+40(FP), DI
 
 column:
-	VBROADCASTSS (BX), Y2
 	PREFETCHT0   4096(DX)
+	VBROADCASTSS (BX), Y2
 	VMOVUPS      (DX), Y3
 	VFMADD231PS  Y2, Y3, Y0
 	VMOVUPS      32(DX), Y3
@@ -738,6 +738,7 @@ panel:
 	MOVQ   steps+40(FP), R12
 
 column:
+	PREFETCHT1   (SI)
 	VBROADCASTSS (DI), Z16
 	VBROADCASTSS (DI)(R9*1), Z17
 	VBROADCASTSS (DI)(R9*2), Z18
@@ -746,7 +747,6 @@ column:
 	VBROADCASTSS (R8)(R9*1), Z21
 	VBROADCASTSS (R8)(R9*2), Z22
 	VBROADCASTSS (R8)(R10*1), Z23
-	PREFETCHT1   (SI)
 	VCVTPH2PS    (DX), Z24
 	VFMADD231PS  Z16, Z24, Z0
 	VFMADD231PS  Z17, Z24, Z2
@@ -826,6 +826,7 @@ panel:
 	MOVQ   steps+40(FP), R10
 
 column:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Z8
 	VBROADCASTSS (BX)(DI*1), Z9
 	VBROADCASTSS (BX)(DI*2), Z10
@@ -834,7 +835,6 @@ column:
 	VBROADCASTSS (SI)(DI*1), Z13
 	VBROADCASTSS (SI)(DI*2), Z14
 	VBROADCASTSS (SI)(R8*1), Z15
-	PREFETCHT0   4096(DX)
 	VCVTPH2PS    (DX), Z16
 	VFMADD231PS  Z8, Z16, Z0
 	VFMADD231PS  Z9, Z16, Z1
@@ -899,11 +899,11 @@ panel:
 	MOVQ   steps+40(FP), R11
 
 column:
+	PREFETCHT1   (SI)
 	VBROADCASTSS (DI), Z8
 	VBROADCASTSS (DI)(R8*1), Z9
 	VBROADCASTSS (DI)(R8*2), Z10
 	VBROADCASTSS (DI)(R9*1), Z11
-	PREFETCHT1   (SI)
 	VCVTPH2PS    (DX), Z12
 	VFMADD231PS  Z8, Z12, Z0
 	VFMADD231PS  Z9, Z12, Z2
@@ -957,11 +957,11 @@ panel:
 	MOVQ   steps+40(FP), R9
 
 column:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Z4
 	VBROADCASTSS (BX)(SI*1), Z5
 	VBROADCASTSS (BX)(SI*2), Z6
 	VBROADCASTSS (BX)(DI*1), Z7
-	PREFETCHT0   4096(DX)
 	VCVTPH2PS    (DX), Z8
 	VFMADD231PS  Z4, Z8, Z0
 	VFMADD231PS  Z5, Z8, Z1
@@ -1008,9 +1008,9 @@ panel:
 	MOVQ   steps+40(FP), R10
 
 column:
+	PREFETCHT1   (SI)
 	VBROADCASTSS (DI), Z4
 	VBROADCASTSS (DI)(R8*1), Z5
-	PREFETCHT1   (SI)
 	VCVTPH2PS    (DX), Z6
 	VFMADD231PS  Z4, Z6, Z0
 	VFMADD231PS  Z5, Z6, Z2
@@ -1051,9 +1051,9 @@ panel:
 	MOVQ   steps+40(FP), R8
 
 column:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Z2
 	VBROADCASTSS (BX)(SI*1), Z3
-	PREFETCHT0   4096(DX)
 	VCVTPH2PS    (DX), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
@@ -1091,8 +1091,8 @@ panel:
 	MOVQ   steps+40(FP), R9
 
 column:
-	VBROADCASTSS (DI), Z2
 	PREFETCHT1   (SI)
+	VBROADCASTSS (DI), Z2
 	VCVTPH2PS    (DX), Z3
 	VFMADD231PS  Z2, Z3, Z0
 	VCVTPH2PS    (BX), Z3
@@ -1126,8 +1126,8 @@ panel:
 	MOVQ   steps+40(FP), DI
 
 column:
-	VBROADCASTSS (BX), Z1
 	PREFETCHT0   4096(DX)
+	VBROADCASTSS (BX), Z1
 	VCVTPH2PS    (DX), Z2
 	VFMADD231PS  Z1, Z2, Z0
 	ADDQ         $+32, DX
@@ -1165,11 +1165,11 @@ panel:
 	MOVQ   steps+40(FP), R9
 
 column:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Y8
 	VBROADCASTSS (BX)(SI*1), Y9
 	VBROADCASTSS (BX)(SI*2), Y10
 	VBROADCASTSS (BX)(DI*1), Y11
-	PREFETCHT0   4096(DX)
 	VCVTPH2PS    (DX), Y12
 	VFMADD231PS  Y8, Y12, Y0
 	VFMADD231PS  Y9, Y12, Y2
@@ -1229,9 +1229,9 @@ panel:
 	MOVQ   steps+40(FP), R10
 
 column:
+	PREFETCHT1   (SI)
 	VBROADCASTSS (DI), Y8
 	VBROADCASTSS (DI)(R8*1), Y9
-	PREFETCHT1   (SI)
 	VCVTPH2PS    (DX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y4
@@ -1284,9 +1284,9 @@ panel:
 	MOVQ   steps+40(FP), R8
 
 column:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Y4
 	VBROADCASTSS (BX)(SI*1), Y5
-	PREFETCHT0   4096(DX)
 	VCVTPH2PS    (DX), Y6
 	VFMADD231PS  Y4, Y6, Y0
 	VFMADD231PS  Y5, Y6, Y2
@@ -1331,8 +1331,8 @@ panel:
 	MOVQ   steps+40(FP), R9
 
 column:
-	VBROADCASTSS (DI), Y4
 	PREFETCHT1   (SI)
+	VBROADCASTSS (DI), Y4
 	VCVTPH2PS    (DX), Y5
 	VFMADD231PS  Y4, Y5, Y0
 	VCVTPH2PS    16(DX), Y5
@@ -1373,8 +1373,8 @@ panel:
 	MOVQ   steps+40(FP), DI
 
 column:
-	VBROADCASTSS (BX), Y2
 	PREFETCHT0   4096(DX)
+	VBROADCASTSS (BX), Y2
 	VCVTPH2PS    (DX), Y3
 	VFMADD231PS  Y2, Y3, Y0
 	VCVTPH2PS    16(DX), Y3
@@ -1427,8 +1427,12 @@ panel:
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
 	MOVQ   steps+40(FP), R12
+	SHRQ   $0x01, R12
+	JZ     single
 
-column:
+pair:
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
 	VBROADCASTSS (DI), Z16
 	VBROADCASTSS (DI)(R9*1), Z17
 	VBROADCASTSS (DI)(R9*2), Z18
@@ -1437,8 +1441,7 @@ column:
 	VBROADCASTSS (R8)(R9*1), Z21
 	VBROADCASTSS (R8)(R9*2), Z22
 	VBROADCASTSS (R8)(R10*1), Z23
-	PREFETCHT1   (SI)
-	VPMOVZXWD    (DX), Z24
+	VMOVUPS      (DX), Z24
 	VPSLLD       $0x10, Z24, Z24
 	VFMADD231PS  Z16, Z24, Z0
 	VFMADD231PS  Z17, Z24, Z2
@@ -1448,7 +1451,7 @@ column:
 	VFMADD231PS  Z21, Z24, Z10
 	VFMADD231PS  Z22, Z24, Z12
 	VFMADD231PS  Z23, Z24, Z14
-	VPMOVZXWD    (BX), Z24
+	VMOVUPS      (BX), Z24
 	VPSLLD       $0x10, Z24, Z24
 	VFMADD231PS  Z16, Z24, Z1
 	VFMADD231PS  Z17, Z24, Z3
@@ -1458,40 +1461,112 @@ column:
 	VFMADD231PS  Z21, Z24, Z11
 	VFMADD231PS  Z22, Z24, Z13
 	VFMADD231PS  Z23, Z24, Z15
-	ADDQ         $+32, DX
-	ADDQ         $+32, BX
-	ADDQ         $+64, SI
+	VBROADCASTSS 4(DI), Z16
+	VBROADCASTSS 4(DI)(R9*1), Z17
+	VBROADCASTSS 4(DI)(R9*2), Z18
+	VBROADCASTSS 4(DI)(R10*1), Z19
+	VBROADCASTSS 4(R8), Z20
+	VBROADCASTSS 4(R8)(R9*1), Z21
+	VBROADCASTSS 4(R8)(R9*2), Z22
+	VBROADCASTSS 4(R8)(R10*1), Z23
+	VMOVUPS      (DX), Z24
+	VPSRLD       $0x10, Z24, Z24
+	VPSLLD       $0x10, Z24, Z24
+	VFMADD231PS  Z16, Z24, Z0
+	VFMADD231PS  Z17, Z24, Z2
+	VFMADD231PS  Z18, Z24, Z4
+	VFMADD231PS  Z19, Z24, Z6
+	VFMADD231PS  Z20, Z24, Z8
+	VFMADD231PS  Z21, Z24, Z10
+	VFMADD231PS  Z22, Z24, Z12
+	VFMADD231PS  Z23, Z24, Z14
+	VMOVUPS      (BX), Z24
+	VPSRLD       $0x10, Z24, Z24
+	VPSLLD       $0x10, Z24, Z24
+	VFMADD231PS  Z16, Z24, Z1
+	VFMADD231PS  Z17, Z24, Z3
+	VFMADD231PS  Z18, Z24, Z5
+	VFMADD231PS  Z19, Z24, Z7
+	VFMADD231PS  Z20, Z24, Z9
+	VFMADD231PS  Z21, Z24, Z11
+	VFMADD231PS  Z22, Z24, Z13
+	VFMADD231PS  Z23, Z24, Z15
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+8, DI
+	ADDQ         $+8, R8
+	DECQ         R12
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), R12
+	TESTQ        $0x00000001, R12
+	JZ           done
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	VBROADCASTSS (DI), Z16
+	VBROADCASTSS (DI)(R9*1), Z17
+	VBROADCASTSS (DI)(R9*2), Z18
+	VBROADCASTSS (DI)(R10*1), Z19
+	VBROADCASTSS (R8), Z20
+	VBROADCASTSS (R8)(R9*1), Z21
+	VBROADCASTSS (R8)(R9*2), Z22
+	VBROADCASTSS (R8)(R10*1), Z23
+	VMOVUPS      (DX), Z24
+	VPSLLD       $0x10, Z24, Z24
+	VFMADD231PS  Z16, Z24, Z0
+	VFMADD231PS  Z17, Z24, Z2
+	VFMADD231PS  Z18, Z24, Z4
+	VFMADD231PS  Z19, Z24, Z6
+	VFMADD231PS  Z20, Z24, Z8
+	VFMADD231PS  Z21, Z24, Z10
+	VFMADD231PS  Z22, Z24, Z12
+	VFMADD231PS  Z23, Z24, Z14
+	VMOVUPS      (BX), Z24
+	VPSLLD       $0x10, Z24, Z24
+	VFMADD231PS  Z16, Z24, Z1
+	VFMADD231PS  Z17, Z24, Z3
+	VFMADD231PS  Z18, Z24, Z5
+	VFMADD231PS  Z19, Z24, Z7
+	VFMADD231PS  Z20, Z24, Z9
+	VFMADD231PS  Z21, Z24, Z11
+	VFMADD231PS  Z22, Z24, Z13
+	VFMADD231PS  Z23, Z24, Z15
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
 	ADDQ         $+4, DI
 	ADDQ         $+4, R8
-	DECQ         R12
-	JNZ          column
-	MOVQ         AX, DX
-	VMOVUPS      Z0, (DX)
-	VMOVUPS      Z1, 64(DX)
-	ADDQ         outStride+8(FP), DX
-	VMOVUPS      Z2, (DX)
-	VMOVUPS      Z3, 64(DX)
-	ADDQ         outStride+8(FP), DX
-	VMOVUPS      Z4, (DX)
-	VMOVUPS      Z5, 64(DX)
-	ADDQ         outStride+8(FP), DX
-	VMOVUPS      Z6, (DX)
-	VMOVUPS      Z7, 64(DX)
-	ADDQ         outStride+8(FP), DX
-	VMOVUPS      Z8, (DX)
-	VMOVUPS      Z9, 64(DX)
-	ADDQ         outStride+8(FP), DX
-	VMOVUPS      Z10, (DX)
-	VMOVUPS      Z11, 64(DX)
-	ADDQ         outStride+8(FP), DX
-	VMOVUPS      Z12, (DX)
-	VMOVUPS      Z13, 64(DX)
-	ADDQ         outStride+8(FP), DX
-	VMOVUPS      Z14, (DX)
-	VMOVUPS      Z15, 64(DX)
-	ADDQ         $+128, AX
-	SUBQ         $+2, R11
-	JNZ          panel
+
+done:
+	MOVQ    AX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    outStride+8(FP), DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    outStride+8(FP), DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    outStride+8(FP), DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    outStride+8(FP), DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    outStride+8(FP), DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    outStride+8(FP), DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    outStride+8(FP), DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    $+128, AX
+	SUBQ    $+2, R11
+	JNZ     panel
 	VZEROUPPER
 	RET
 
@@ -1517,8 +1592,11 @@ panel:
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
 	MOVQ   steps+40(FP), R10
+	SHRQ   $0x01, R10
+	JZ     single
 
-column:
+pair:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Z8
 	VBROADCASTSS (BX)(DI*1), Z9
 	VBROADCASTSS (BX)(DI*2), Z10
@@ -1527,8 +1605,7 @@ column:
 	VBROADCASTSS (SI)(DI*1), Z13
 	VBROADCASTSS (SI)(DI*2), Z14
 	VBROADCASTSS (SI)(R8*1), Z15
-	PREFETCHT0   4096(DX)
-	VPMOVZXWD    (DX), Z16
+	VMOVUPS      (DX), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VFMADD231PS  Z8, Z16, Z0
 	VFMADD231PS  Z9, Z16, Z1
@@ -1538,30 +1615,78 @@ column:
 	VFMADD231PS  Z13, Z16, Z5
 	VFMADD231PS  Z14, Z16, Z6
 	VFMADD231PS  Z15, Z16, Z7
-	ADDQ         $+32, DX
+	VBROADCASTSS 4(BX), Z8
+	VBROADCASTSS 4(BX)(DI*1), Z9
+	VBROADCASTSS 4(BX)(DI*2), Z10
+	VBROADCASTSS 4(BX)(R8*1), Z11
+	VBROADCASTSS 4(SI), Z12
+	VBROADCASTSS 4(SI)(DI*1), Z13
+	VBROADCASTSS 4(SI)(DI*2), Z14
+	VBROADCASTSS 4(SI)(R8*1), Z15
+	VMOVUPS      (DX), Z16
+	VPSRLD       $0x10, Z16, Z16
+	VPSLLD       $0x10, Z16, Z16
+	VFMADD231PS  Z8, Z16, Z0
+	VFMADD231PS  Z9, Z16, Z1
+	VFMADD231PS  Z10, Z16, Z2
+	VFMADD231PS  Z11, Z16, Z3
+	VFMADD231PS  Z12, Z16, Z4
+	VFMADD231PS  Z13, Z16, Z5
+	VFMADD231PS  Z14, Z16, Z6
+	VFMADD231PS  Z15, Z16, Z7
+	ADDQ         $+64, DX
+	ADDQ         $+8, BX
+	ADDQ         $+8, SI
+	DECQ         R10
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), R10
+	TESTQ        $0x00000001, R10
+	JZ           done
+	PREFETCHT0   4096(DX)
+	VBROADCASTSS (BX), Z8
+	VBROADCASTSS (BX)(DI*1), Z9
+	VBROADCASTSS (BX)(DI*2), Z10
+	VBROADCASTSS (BX)(R8*1), Z11
+	VBROADCASTSS (SI), Z12
+	VBROADCASTSS (SI)(DI*1), Z13
+	VBROADCASTSS (SI)(DI*2), Z14
+	VBROADCASTSS (SI)(R8*1), Z15
+	VMOVUPS      (DX), Z16
+	VPSLLD       $0x10, Z16, Z16
+	VFMADD231PS  Z8, Z16, Z0
+	VFMADD231PS  Z9, Z16, Z1
+	VFMADD231PS  Z10, Z16, Z2
+	VFMADD231PS  Z11, Z16, Z3
+	VFMADD231PS  Z12, Z16, Z4
+	VFMADD231PS  Z13, Z16, Z5
+	VFMADD231PS  Z14, Z16, Z6
+	VFMADD231PS  Z15, Z16, Z7
+	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	ADDQ         $+4, SI
-	DECQ         R10
-	JNZ          column
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z1, (BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z2, (BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z3, (BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z4, (BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z5, (BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z6, (BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z7, (BX)
-	ADDQ         $+64, AX
-	SUBQ         $+1, R9
-	JNZ          panel
+
+done:
+	MOVQ    AX, BX
+	VMOVUPS Z0, (BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Z1, (BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Z2, (BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Z3, (BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Z4, (BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Z5, (BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Z6, (BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Z7, (BX)
+	ADDQ    $+64, AX
+	SUBQ    $+1, R9
+	JNZ     panel
 	VZEROUPPER
 	RET
 
@@ -1591,46 +1716,96 @@ panel:
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
 	MOVQ   steps+40(FP), R11
+	SHRQ   $0x01, R11
+	JZ     single
 
-column:
+pair:
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
 	VBROADCASTSS (DI), Z8
 	VBROADCASTSS (DI)(R8*1), Z9
 	VBROADCASTSS (DI)(R8*2), Z10
 	VBROADCASTSS (DI)(R9*1), Z11
-	PREFETCHT1   (SI)
-	VPMOVZXWD    (DX), Z12
+	VMOVUPS      (DX), Z12
 	VPSLLD       $0x10, Z12, Z12
 	VFMADD231PS  Z8, Z12, Z0
 	VFMADD231PS  Z9, Z12, Z2
 	VFMADD231PS  Z10, Z12, Z4
 	VFMADD231PS  Z11, Z12, Z6
-	VPMOVZXWD    (BX), Z12
+	VMOVUPS      (BX), Z12
 	VPSLLD       $0x10, Z12, Z12
 	VFMADD231PS  Z8, Z12, Z1
 	VFMADD231PS  Z9, Z12, Z3
 	VFMADD231PS  Z10, Z12, Z5
 	VFMADD231PS  Z11, Z12, Z7
-	ADDQ         $+32, DX
-	ADDQ         $+32, BX
-	ADDQ         $+64, SI
-	ADDQ         $+4, DI
+	VBROADCASTSS 4(DI), Z8
+	VBROADCASTSS 4(DI)(R8*1), Z9
+	VBROADCASTSS 4(DI)(R8*2), Z10
+	VBROADCASTSS 4(DI)(R9*1), Z11
+	VMOVUPS      (DX), Z12
+	VPSRLD       $0x10, Z12, Z12
+	VPSLLD       $0x10, Z12, Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z2
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z6
+	VMOVUPS      (BX), Z12
+	VPSRLD       $0x10, Z12, Z12
+	VPSLLD       $0x10, Z12, Z12
+	VFMADD231PS  Z8, Z12, Z1
+	VFMADD231PS  Z9, Z12, Z3
+	VFMADD231PS  Z10, Z12, Z5
+	VFMADD231PS  Z11, Z12, Z7
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+8, DI
 	DECQ         R11
-	JNZ          column
-	MOVQ         AX, DX
-	VMOVUPS      Z0, (DX)
-	VMOVUPS      Z1, 64(DX)
-	ADDQ         outStride+8(FP), DX
-	VMOVUPS      Z2, (DX)
-	VMOVUPS      Z3, 64(DX)
-	ADDQ         outStride+8(FP), DX
-	VMOVUPS      Z4, (DX)
-	VMOVUPS      Z5, 64(DX)
-	ADDQ         outStride+8(FP), DX
-	VMOVUPS      Z6, (DX)
-	VMOVUPS      Z7, 64(DX)
-	ADDQ         $+128, AX
-	SUBQ         $+2, R10
-	JNZ          panel
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), R11
+	TESTQ        $0x00000001, R11
+	JZ           done
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	VBROADCASTSS (DI), Z8
+	VBROADCASTSS (DI)(R8*1), Z9
+	VBROADCASTSS (DI)(R8*2), Z10
+	VBROADCASTSS (DI)(R9*1), Z11
+	VMOVUPS      (DX), Z12
+	VPSLLD       $0x10, Z12, Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z2
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z6
+	VMOVUPS      (BX), Z12
+	VPSLLD       $0x10, Z12, Z12
+	VFMADD231PS  Z8, Z12, Z1
+	VFMADD231PS  Z9, Z12, Z3
+	VFMADD231PS  Z10, Z12, Z5
+	VFMADD231PS  Z11, Z12, Z7
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+4, DI
+
+done:
+	MOVQ    AX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    outStride+8(FP), DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    outStride+8(FP), DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    outStride+8(FP), DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    $+128, AX
+	SUBQ    $+2, R10
+	JNZ     panel
 	VZEROUPPER
 	RET
 
@@ -1651,34 +1826,67 @@ panel:
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	MOVQ   steps+40(FP), R9
+	SHRQ   $0x01, R9
+	JZ     single
 
-column:
+pair:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Z4
 	VBROADCASTSS (BX)(SI*1), Z5
 	VBROADCASTSS (BX)(SI*2), Z6
 	VBROADCASTSS (BX)(DI*1), Z7
-	PREFETCHT0   4096(DX)
-	VPMOVZXWD    (DX), Z8
+	VMOVUPS      (DX), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VFMADD231PS  Z4, Z8, Z0
 	VFMADD231PS  Z5, Z8, Z1
 	VFMADD231PS  Z6, Z8, Z2
 	VFMADD231PS  Z7, Z8, Z3
-	ADDQ         $+32, DX
-	ADDQ         $+4, BX
+	VBROADCASTSS 4(BX), Z4
+	VBROADCASTSS 4(BX)(SI*1), Z5
+	VBROADCASTSS 4(BX)(SI*2), Z6
+	VBROADCASTSS 4(BX)(DI*1), Z7
+	VMOVUPS      (DX), Z8
+	VPSRLD       $0x10, Z8, Z8
+	VPSLLD       $0x10, Z8, Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         $+64, DX
+	ADDQ         $+8, BX
 	DECQ         R9
-	JNZ          column
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z1, (BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z2, (BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z3, (BX)
-	ADDQ         $+64, AX
-	SUBQ         $+1, R8
-	JNZ          panel
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), R9
+	TESTQ        $0x00000001, R9
+	JZ           done
+	PREFETCHT0   4096(DX)
+	VBROADCASTSS (BX), Z4
+	VBROADCASTSS (BX)(SI*1), Z5
+	VBROADCASTSS (BX)(SI*2), Z6
+	VBROADCASTSS (BX)(DI*1), Z7
+	VMOVUPS      (DX), Z8
+	VPSLLD       $0x10, Z8, Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         $+64, DX
+	ADDQ         $+4, BX
+
+done:
+	MOVQ    AX, BX
+	VMOVUPS Z0, (BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Z1, (BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Z2, (BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Z3, (BX)
+	ADDQ    $+64, AX
+	SUBQ    $+1, R8
+	JNZ     panel
 	VZEROUPPER
 	RET
 
@@ -1703,34 +1911,72 @@ panel:
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	MOVQ   steps+40(FP), R10
+	SHRQ   $0x01, R10
+	JZ     single
 
-column:
+pair:
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
 	VBROADCASTSS (DI), Z4
 	VBROADCASTSS (DI)(R8*1), Z5
-	PREFETCHT1   (SI)
-	VPMOVZXWD    (DX), Z6
+	VMOVUPS      (DX), Z6
 	VPSLLD       $0x10, Z6, Z6
 	VFMADD231PS  Z4, Z6, Z0
 	VFMADD231PS  Z5, Z6, Z2
-	VPMOVZXWD    (BX), Z6
+	VMOVUPS      (BX), Z6
 	VPSLLD       $0x10, Z6, Z6
 	VFMADD231PS  Z4, Z6, Z1
 	VFMADD231PS  Z5, Z6, Z3
-	ADDQ         $+32, DX
-	ADDQ         $+32, BX
-	ADDQ         $+64, SI
-	ADDQ         $+4, DI
+	VBROADCASTSS 4(DI), Z4
+	VBROADCASTSS 4(DI)(R8*1), Z5
+	VMOVUPS      (DX), Z6
+	VPSRLD       $0x10, Z6, Z6
+	VPSLLD       $0x10, Z6, Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z2
+	VMOVUPS      (BX), Z6
+	VPSRLD       $0x10, Z6, Z6
+	VPSLLD       $0x10, Z6, Z6
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z3
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+8, DI
 	DECQ         R10
-	JNZ          column
-	MOVQ         AX, DX
-	VMOVUPS      Z0, (DX)
-	VMOVUPS      Z1, 64(DX)
-	ADDQ         outStride+8(FP), DX
-	VMOVUPS      Z2, (DX)
-	VMOVUPS      Z3, 64(DX)
-	ADDQ         $+128, AX
-	SUBQ         $+2, R9
-	JNZ          panel
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), R10
+	TESTQ        $0x00000001, R10
+	JZ           done
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	VBROADCASTSS (DI), Z4
+	VBROADCASTSS (DI)(R8*1), Z5
+	VMOVUPS      (DX), Z6
+	VPSLLD       $0x10, Z6, Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z2
+	VMOVUPS      (BX), Z6
+	VPSLLD       $0x10, Z6, Z6
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z3
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+4, DI
+
+done:
+	MOVQ    AX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    outStride+8(FP), DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    $+128, AX
+	SUBQ    $+2, R9
+	JNZ     panel
 	VZEROUPPER
 	RET
 
@@ -1748,26 +1994,51 @@ panel:
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	MOVQ   steps+40(FP), R8
+	SHRQ   $0x01, R8
+	JZ     single
 
-column:
+pair:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Z2
 	VBROADCASTSS (BX)(SI*1), Z3
-	PREFETCHT0   4096(DX)
-	VPMOVZXWD    (DX), Z4
+	VMOVUPS      (DX), Z4
 	VPSLLD       $0x10, Z4, Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         $+32, DX
-	ADDQ         $+4, BX
+	VBROADCASTSS 4(BX), Z2
+	VBROADCASTSS 4(BX)(SI*1), Z3
+	VMOVUPS      (DX), Z4
+	VPSRLD       $0x10, Z4, Z4
+	VPSLLD       $0x10, Z4, Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $+64, DX
+	ADDQ         $+8, BX
 	DECQ         R8
-	JNZ          column
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Z1, (BX)
-	ADDQ         $+64, AX
-	SUBQ         $+1, DI
-	JNZ          panel
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), R8
+	TESTQ        $0x00000001, R8
+	JZ           done
+	PREFETCHT0   4096(DX)
+	VBROADCASTSS (BX), Z2
+	VBROADCASTSS (BX)(SI*1), Z3
+	VMOVUPS      (DX), Z4
+	VPSLLD       $0x10, Z4, Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $+64, DX
+	ADDQ         $+4, BX
+
+done:
+	MOVQ    AX, BX
+	VMOVUPS Z0, (BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Z1, (BX)
+	ADDQ    $+64, AX
+	SUBQ    $+1, DI
+	JNZ     panel
 	VZEROUPPER
 	RET
 
@@ -1789,28 +2060,60 @@ panel:
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	MOVQ   steps+40(FP), R9
+	SHRQ   $0x01, R9
+	JZ     single
 
-column:
-	VBROADCASTSS (DI), Z2
+pair:
 	PREFETCHT1   (SI)
-	VPMOVZXWD    (DX), Z3
+	PREFETCHT1   64(SI)
+	VBROADCASTSS (DI), Z2
+	VMOVUPS      (DX), Z3
 	VPSLLD       $0x10, Z3, Z3
 	VFMADD231PS  Z2, Z3, Z0
-	VPMOVZXWD    (BX), Z3
+	VMOVUPS      (BX), Z3
 	VPSLLD       $0x10, Z3, Z3
 	VFMADD231PS  Z2, Z3, Z1
-	ADDQ         $+32, DX
-	ADDQ         $+32, BX
-	ADDQ         $+64, SI
-	ADDQ         $+4, DI
+	VBROADCASTSS 4(DI), Z2
+	VMOVUPS      (DX), Z3
+	VPSRLD       $0x10, Z3, Z3
+	VPSLLD       $0x10, Z3, Z3
+	VFMADD231PS  Z2, Z3, Z0
+	VMOVUPS      (BX), Z3
+	VPSRLD       $0x10, Z3, Z3
+	VPSLLD       $0x10, Z3, Z3
+	VFMADD231PS  Z2, Z3, Z1
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+8, DI
 	DECQ         R9
-	JNZ          column
-	MOVQ         AX, DX
-	VMOVUPS      Z0, (DX)
-	VMOVUPS      Z1, 64(DX)
-	ADDQ         $+128, AX
-	SUBQ         $+2, R8
-	JNZ          panel
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), R9
+	TESTQ        $0x00000001, R9
+	JZ           done
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	VBROADCASTSS (DI), Z2
+	VMOVUPS      (DX), Z3
+	VPSLLD       $0x10, Z3, Z3
+	VFMADD231PS  Z2, Z3, Z0
+	VMOVUPS      (BX), Z3
+	VPSLLD       $0x10, Z3, Z3
+	VFMADD231PS  Z2, Z3, Z1
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+4, DI
+
+done:
+	MOVQ    AX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    $+128, AX
+	SUBQ    $+2, R8
+	JNZ     panel
 	VZEROUPPER
 	RET
 
@@ -1826,22 +2129,43 @@ panel:
 	MOVQ   CX, BX
 	VXORPS Z0, Z0, Z0
 	MOVQ   steps+40(FP), DI
+	SHRQ   $0x01, DI
+	JZ     single
 
-column:
-	VBROADCASTSS (BX), Z1
+pair:
 	PREFETCHT0   4096(DX)
-	VPMOVZXWD    (DX), Z2
+	VBROADCASTSS (BX), Z1
+	VMOVUPS      (DX), Z2
 	VPSLLD       $0x10, Z2, Z2
 	VFMADD231PS  Z1, Z2, Z0
-	ADDQ         $+32, DX
-	ADDQ         $+4, BX
+	VBROADCASTSS 4(BX), Z1
+	VMOVUPS      (DX), Z2
+	VPSRLD       $0x10, Z2, Z2
+	VPSLLD       $0x10, Z2, Z2
+	VFMADD231PS  Z1, Z2, Z0
+	ADDQ         $+64, DX
+	ADDQ         $+8, BX
 	DECQ         DI
-	JNZ          column
-	MOVQ         AX, BX
-	VMOVUPS      Z0, (BX)
-	ADDQ         $+64, AX
-	SUBQ         $+1, SI
-	JNZ          panel
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), DI
+	TESTQ        $0x00000001, DI
+	JZ           done
+	PREFETCHT0   4096(DX)
+	VBROADCASTSS (BX), Z1
+	VMOVUPS      (DX), Z2
+	VPSLLD       $0x10, Z2, Z2
+	VFMADD231PS  Z1, Z2, Z0
+	ADDQ         $+64, DX
+	ADDQ         $+4, BX
+
+done:
+	MOVQ    AX, BX
+	VMOVUPS Z0, (BX)
+	ADDQ    $+64, AX
+	SUBQ    $+1, SI
+	JNZ     panel
 	VZEROUPPER
 	RET
 
@@ -1866,44 +2190,90 @@ panel:
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 	MOVQ   steps+40(FP), R9
+	SHRQ   $0x01, R9
+	JZ     single
 
-column:
+pair:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Y8
 	VBROADCASTSS (BX)(SI*1), Y9
 	VBROADCASTSS (BX)(SI*2), Y10
 	VBROADCASTSS (BX)(DI*1), Y11
-	PREFETCHT0   4096(DX)
-	VPMOVZXWD    (DX), Y12
+	VMOVUPS      (DX), Y12
 	VPSLLD       $0x10, Y12, Y12
 	VFMADD231PS  Y8, Y12, Y0
 	VFMADD231PS  Y9, Y12, Y2
 	VFMADD231PS  Y10, Y12, Y4
 	VFMADD231PS  Y11, Y12, Y6
-	VPMOVZXWD    16(DX), Y12
+	VMOVUPS      32(DX), Y12
 	VPSLLD       $0x10, Y12, Y12
 	VFMADD231PS  Y8, Y12, Y1
 	VFMADD231PS  Y9, Y12, Y3
 	VFMADD231PS  Y10, Y12, Y5
 	VFMADD231PS  Y11, Y12, Y7
-	ADDQ         $+32, DX
-	ADDQ         $+4, BX
+	VBROADCASTSS 4(BX), Y8
+	VBROADCASTSS 4(BX)(SI*1), Y9
+	VBROADCASTSS 4(BX)(SI*2), Y10
+	VBROADCASTSS 4(BX)(DI*1), Y11
+	VMOVUPS      (DX), Y12
+	VPSRLD       $0x10, Y12, Y12
+	VPSLLD       $0x10, Y12, Y12
+	VFMADD231PS  Y8, Y12, Y0
+	VFMADD231PS  Y9, Y12, Y2
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y6
+	VMOVUPS      32(DX), Y12
+	VPSRLD       $0x10, Y12, Y12
+	VPSLLD       $0x10, Y12, Y12
+	VFMADD231PS  Y8, Y12, Y1
+	VFMADD231PS  Y9, Y12, Y3
+	VFMADD231PS  Y10, Y12, Y5
+	VFMADD231PS  Y11, Y12, Y7
+	ADDQ         $+64, DX
+	ADDQ         $+8, BX
 	DECQ         R9
-	JNZ          column
-	MOVQ         AX, BX
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Y2, (BX)
-	VMOVUPS      Y3, 32(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Y4, (BX)
-	VMOVUPS      Y5, 32(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Y6, (BX)
-	VMOVUPS      Y7, 32(BX)
-	ADDQ         $+64, AX
-	SUBQ         $+1, R8
-	JNZ          panel
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), R9
+	TESTQ        $0x00000001, R9
+	JZ           done
+	PREFETCHT0   4096(DX)
+	VBROADCASTSS (BX), Y8
+	VBROADCASTSS (BX)(SI*1), Y9
+	VBROADCASTSS (BX)(SI*2), Y10
+	VBROADCASTSS (BX)(DI*1), Y11
+	VMOVUPS      (DX), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VFMADD231PS  Y8, Y12, Y0
+	VFMADD231PS  Y9, Y12, Y2
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y6
+	VMOVUPS      32(DX), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VFMADD231PS  Y8, Y12, Y1
+	VFMADD231PS  Y9, Y12, Y3
+	VFMADD231PS  Y10, Y12, Y5
+	VFMADD231PS  Y11, Y12, Y7
+	ADDQ         $+64, DX
+	ADDQ         $+4, BX
+
+done:
+	MOVQ    AX, BX
+	VMOVUPS Y0, (BX)
+	VMOVUPS Y1, 32(BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Y2, (BX)
+	VMOVUPS Y3, 32(BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Y4, (BX)
+	VMOVUPS Y5, 32(BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Y6, (BX)
+	VMOVUPS Y7, 32(BX)
+	ADDQ    $+64, AX
+	SUBQ    $+1, R8
+	JNZ     panel
 	VZEROUPPER
 	RET
 
@@ -1932,46 +2302,102 @@ panel:
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 	MOVQ   steps+40(FP), R10
+	SHRQ   $0x01, R10
+	JZ     single
 
-column:
+pair:
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
 	VBROADCASTSS (DI), Y8
 	VBROADCASTSS (DI)(R8*1), Y9
-	PREFETCHT1   (SI)
-	VPMOVZXWD    (DX), Y10
+	VMOVUPS      (DX), Y10
 	VPSLLD       $0x10, Y10, Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y4
-	VPMOVZXWD    16(DX), Y10
+	VMOVUPS      32(DX), Y10
 	VPSLLD       $0x10, Y10, Y10
 	VFMADD231PS  Y8, Y10, Y1
 	VFMADD231PS  Y9, Y10, Y5
-	VPMOVZXWD    (BX), Y10
+	VMOVUPS      (BX), Y10
 	VPSLLD       $0x10, Y10, Y10
 	VFMADD231PS  Y8, Y10, Y2
 	VFMADD231PS  Y9, Y10, Y6
-	VPMOVZXWD    16(BX), Y10
+	VMOVUPS      32(BX), Y10
 	VPSLLD       $0x10, Y10, Y10
 	VFMADD231PS  Y8, Y10, Y3
 	VFMADD231PS  Y9, Y10, Y7
-	ADDQ         $+32, DX
-	ADDQ         $+32, BX
-	ADDQ         $+64, SI
-	ADDQ         $+4, DI
+	VBROADCASTSS 4(DI), Y8
+	VBROADCASTSS 4(DI)(R8*1), Y9
+	VMOVUPS      (DX), Y10
+	VPSRLD       $0x10, Y10, Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y4
+	VMOVUPS      32(DX), Y10
+	VPSRLD       $0x10, Y10, Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y8, Y10, Y1
+	VFMADD231PS  Y9, Y10, Y5
+	VMOVUPS      (BX), Y10
+	VPSRLD       $0x10, Y10, Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y6
+	VMOVUPS      32(BX), Y10
+	VPSRLD       $0x10, Y10, Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y8, Y10, Y3
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+8, DI
 	DECQ         R10
-	JNZ          column
-	MOVQ         AX, DX
-	VMOVUPS      Y0, (DX)
-	VMOVUPS      Y1, 32(DX)
-	VMOVUPS      Y2, 64(DX)
-	VMOVUPS      Y3, 96(DX)
-	ADDQ         outStride+8(FP), DX
-	VMOVUPS      Y4, (DX)
-	VMOVUPS      Y5, 32(DX)
-	VMOVUPS      Y6, 64(DX)
-	VMOVUPS      Y7, 96(DX)
-	ADDQ         $+128, AX
-	SUBQ         $+2, R9
-	JNZ          panel
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), R10
+	TESTQ        $0x00000001, R10
+	JZ           done
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	VBROADCASTSS (DI), Y8
+	VBROADCASTSS (DI)(R8*1), Y9
+	VMOVUPS      (DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y4
+	VMOVUPS      32(DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y8, Y10, Y1
+	VFMADD231PS  Y9, Y10, Y5
+	VMOVUPS      (BX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y6
+	VMOVUPS      32(BX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y8, Y10, Y3
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+4, DI
+
+done:
+	MOVQ    AX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	ADDQ    outStride+8(FP), DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	VMOVUPS Y6, 64(DX)
+	VMOVUPS Y7, 96(DX)
+	ADDQ    $+128, AX
+	SUBQ    $+2, R9
+	JNZ     panel
 	VZEROUPPER
 	RET
 
@@ -1991,32 +2417,66 @@ panel:
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	MOVQ   steps+40(FP), R8
+	SHRQ   $0x01, R8
+	JZ     single
 
-column:
+pair:
+	PREFETCHT0   4096(DX)
 	VBROADCASTSS (BX), Y4
 	VBROADCASTSS (BX)(SI*1), Y5
-	PREFETCHT0   4096(DX)
-	VPMOVZXWD    (DX), Y6
+	VMOVUPS      (DX), Y6
 	VPSLLD       $0x10, Y6, Y6
 	VFMADD231PS  Y4, Y6, Y0
 	VFMADD231PS  Y5, Y6, Y2
-	VPMOVZXWD    16(DX), Y6
+	VMOVUPS      32(DX), Y6
 	VPSLLD       $0x10, Y6, Y6
 	VFMADD231PS  Y4, Y6, Y1
 	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         $+32, DX
-	ADDQ         $+4, BX
+	VBROADCASTSS 4(BX), Y4
+	VBROADCASTSS 4(BX)(SI*1), Y5
+	VMOVUPS      (DX), Y6
+	VPSRLD       $0x10, Y6, Y6
+	VPSLLD       $0x10, Y6, Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y2
+	VMOVUPS      32(DX), Y6
+	VPSRLD       $0x10, Y6, Y6
+	VPSLLD       $0x10, Y6, Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $+64, DX
+	ADDQ         $+8, BX
 	DECQ         R8
-	JNZ          column
-	MOVQ         AX, BX
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	ADDQ         outStride+8(FP), BX
-	VMOVUPS      Y2, (BX)
-	VMOVUPS      Y3, 32(BX)
-	ADDQ         $+64, AX
-	SUBQ         $+1, DI
-	JNZ          panel
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), R8
+	TESTQ        $0x00000001, R8
+	JZ           done
+	PREFETCHT0   4096(DX)
+	VBROADCASTSS (BX), Y4
+	VBROADCASTSS (BX)(SI*1), Y5
+	VMOVUPS      (DX), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y2
+	VMOVUPS      32(DX), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VFMADD231PS  Y4, Y6, Y1
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $+64, DX
+	ADDQ         $+4, BX
+
+done:
+	MOVQ    AX, BX
+	VMOVUPS Y0, (BX)
+	VMOVUPS Y1, 32(BX)
+	ADDQ    outStride+8(FP), BX
+	VMOVUPS Y2, (BX)
+	VMOVUPS Y3, 32(BX)
+	ADDQ    $+64, AX
+	SUBQ    $+1, DI
+	JNZ     panel
 	VZEROUPPER
 	RET
 
@@ -2040,36 +2500,82 @@ panel:
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	MOVQ   steps+40(FP), R9
+	SHRQ   $0x01, R9
+	JZ     single
 
-column:
-	VBROADCASTSS (DI), Y4
+pair:
 	PREFETCHT1   (SI)
-	VPMOVZXWD    (DX), Y5
+	PREFETCHT1   64(SI)
+	VBROADCASTSS (DI), Y4
+	VMOVUPS      (DX), Y5
 	VPSLLD       $0x10, Y5, Y5
 	VFMADD231PS  Y4, Y5, Y0
-	VPMOVZXWD    16(DX), Y5
+	VMOVUPS      32(DX), Y5
 	VPSLLD       $0x10, Y5, Y5
 	VFMADD231PS  Y4, Y5, Y1
-	VPMOVZXWD    (BX), Y5
+	VMOVUPS      (BX), Y5
 	VPSLLD       $0x10, Y5, Y5
 	VFMADD231PS  Y4, Y5, Y2
-	VPMOVZXWD    16(BX), Y5
+	VMOVUPS      32(BX), Y5
 	VPSLLD       $0x10, Y5, Y5
 	VFMADD231PS  Y4, Y5, Y3
-	ADDQ         $+32, DX
-	ADDQ         $+32, BX
-	ADDQ         $+64, SI
-	ADDQ         $+4, DI
+	VBROADCASTSS 4(DI), Y4
+	VMOVUPS      (DX), Y5
+	VPSRLD       $0x10, Y5, Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VMOVUPS      32(DX), Y5
+	VPSRLD       $0x10, Y5, Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VMOVUPS      (BX), Y5
+	VPSRLD       $0x10, Y5, Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VMOVUPS      32(BX), Y5
+	VPSRLD       $0x10, Y5, Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  Y4, Y5, Y3
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+8, DI
 	DECQ         R9
-	JNZ          column
-	MOVQ         AX, DX
-	VMOVUPS      Y0, (DX)
-	VMOVUPS      Y1, 32(DX)
-	VMOVUPS      Y2, 64(DX)
-	VMOVUPS      Y3, 96(DX)
-	ADDQ         $+128, AX
-	SUBQ         $+2, R8
-	JNZ          panel
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), R9
+	TESTQ        $0x00000001, R9
+	JZ           done
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	VBROADCASTSS (DI), Y4
+	VMOVUPS      (DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VMOVUPS      32(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VMOVUPS      (BX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VMOVUPS      32(BX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  Y4, Y5, Y3
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+128, SI
+	ADDQ         $+4, DI
+
+done:
+	MOVQ    AX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	ADDQ    $+128, AX
+	SUBQ    $+2, R8
+	JNZ     panel
 	VZEROUPPER
 	RET
 
@@ -2086,25 +2592,53 @@ panel:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	MOVQ   steps+40(FP), DI
+	SHRQ   $0x01, DI
+	JZ     single
 
-column:
-	VBROADCASTSS (BX), Y2
+pair:
 	PREFETCHT0   4096(DX)
-	VPMOVZXWD    (DX), Y3
+	VBROADCASTSS (BX), Y2
+	VMOVUPS      (DX), Y3
 	VPSLLD       $0x10, Y3, Y3
 	VFMADD231PS  Y2, Y3, Y0
-	VPMOVZXWD    16(DX), Y3
+	VMOVUPS      32(DX), Y3
 	VPSLLD       $0x10, Y3, Y3
 	VFMADD231PS  Y2, Y3, Y1
-	ADDQ         $+32, DX
-	ADDQ         $+4, BX
+	VBROADCASTSS 4(BX), Y2
+	VMOVUPS      (DX), Y3
+	VPSRLD       $0x10, Y3, Y3
+	VPSLLD       $0x10, Y3, Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VMOVUPS      32(DX), Y3
+	VPSRLD       $0x10, Y3, Y3
+	VPSLLD       $0x10, Y3, Y3
+	VFMADD231PS  Y2, Y3, Y1
+	ADDQ         $+64, DX
+	ADDQ         $+8, BX
 	DECQ         DI
-	JNZ          column
-	MOVQ         AX, BX
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	ADDQ         $+64, AX
-	SUBQ         $+1, SI
-	JNZ          panel
+	JNZ          pair
+
+single:
+	MOVQ         steps+40(FP), DI
+	TESTQ        $0x00000001, DI
+	JZ           done
+	PREFETCHT0   4096(DX)
+	VBROADCASTSS (BX), Y2
+	VMOVUPS      (DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VMOVUPS      32(DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VFMADD231PS  Y2, Y3, Y1
+	ADDQ         $+64, DX
+	ADDQ         $+4, BX
+
+done:
+	MOVQ    AX, BX
+	VMOVUPS Y0, (BX)
+	VMOVUPS Y1, 32(BX)
+	ADDQ    $+64, AX
+	SUBQ    $+1, SI
+	JNZ     panel
 	VZEROUPPER
 	RET

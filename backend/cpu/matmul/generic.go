@@ -76,8 +76,10 @@ func mulF32Generic(out []float32, outStride int, w *Packed, panel0, panels int, 
 func (p *Packed) widenPanel(dst []float32, panel int) {
 	src := p.panel(panel)
 	if p.layout.scalar() {
-		for i := range PanelRows * p.Cols {
-			dst[i] = widen(p.DType, src, i)
+		for k := range p.Cols {
+			for lane := range PanelRows {
+				dst[k*PanelRows+lane] = widen(p.DType, src, k, lane)
+			}
 		}
 		return
 	}

@@ -54,14 +54,16 @@ type Kernels struct {
 	ISA ISA
 
 	tiles      map[tensor.DType][]tile // for int8 activations of integer formats, float32 activations of the others
+	bf16       []tile                  // for BF16 weights and activations
 	dequantize map[tensor.DType]dequantFunc
 	quantize   func(dst *byte, x *float32, blocks int)
+	round      func(dst *byte, x *float32, chunks int) // 16 values of float32 to bf16 each
 	read       func(data *byte, chunks int) byte
 }
 
 // tile is a kernel for a fixed number of rows of activations that takes so many panels at a time. Tiles are listed by
 // rows, then panels, most first; the last of the same rows takes one panel. Strides are in bytes; steps is the number of
-// groups, or of columns of a scalar format.
+// groups, with float32 activations that of columns.
 type tile struct {
 	rows, panels int
 	run          func(out *float32, outStride int, w *byte, panelBytes, panels, steps int, x *byte, xStride int)

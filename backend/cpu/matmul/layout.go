@@ -16,9 +16,11 @@ import "sestina/tensor"
 //	Q5_K    8      16 f16 d, dmin  4, 1                                           16 u8 scale, min 360
 //	Q6_K    8      16 f16 d        4, 2 of bits 4-5 (field i: vectors i, i+4)     2 × 16 s8 scale  420
 //
-// Scalar formats hold column after column: 16 elements each, no blocks.
+// Scalar formats have no blocks: F32 and F16 hold column after column of 16 elements, BF16 two columns interleaved, so that
+// row r's elements k and k+1 are the lower and upper half of the 32-bit word r of a line. A last odd column has zeros beside it.
 type layout struct {
 	blocks, head, lines, tail int
+	cols                      int // of a group; scalar formats
 
 	// Integer formats: value = d·(w-offset) [+ m].
 	offset int32
@@ -31,9 +33,9 @@ type layout struct {
 const lineBytes = 64
 
 var layouts = map[tensor.DType]*layout{
-	tensor.F32:  {head: 16 * 4, pack: packF32},
-	tensor.F16:  {head: 16 * 2, pack: pack16},
-	tensor.BF16: {head: 16 * 2, pack: pack16},
+	tensor.F32:  {head: 16 * 4, cols: 1, pack: packF32},
+	tensor.F16:  {head: 16 * 2, cols: 1, pack: packF16},
+	tensor.BF16: {head: 16 * 4, cols: 2, pack: packBF16},
 	tensor.Q4_0: {blocks: 1, lines: 4, tail: 32, offset: 8, pack: packQ4_0},
 	tensor.Q4_1: {blocks: 1, lines: 4, tail: 64, min: true, pack: packQ4_1},
 	tensor.Q5_0: {blocks: 1, lines: 5, tail: 32, offset: 16, pack: packQ5_0},
@@ -57,13 +59,22 @@ func (l *layout) scalar() bool { return l.blocks == 0 }
 // blockBytes is the size of one packed block of 32 columns, without its group's head.
 func (l *layout) blockBytes() int { return l.lines*lineBytes + l.tail }
 
-// groupBytes is the size of one group; of one column for scalar formats.
+// groupBytes is the size of one group; of one column or pair of columns for scalar formats.
 func (l *layout) groupBytes() int { return l.head + l.blocks*l.blockBytes() }
 
 // groupCols is the number of columns in a group.
 func (l *layout) groupCols() int {
 	if l.scalar() {
-		return 1
+		return l.cols
 	}
 	return 32 * l.blocks
+}
+
+// groups is the number of groups in a panel of k columns.
+func (l *layout) groups(k int) int {
+	n := k / l.groupCols()
+	if k%l.groupCols() != 0 {
+		n++
+	}
+	return n
 }

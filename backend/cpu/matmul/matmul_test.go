@@ -3,6 +3,7 @@ package matmul
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -13,12 +14,30 @@ import (
 
 // fixture is one matrix with activations and the oracle's products.
 type fixture struct {
-	packed      *Packed
-	m           int
-	x           []float32
-	act         []byte
-	int8, float []float32 // [m][rows]; int8 is nil for scalar formats
-	raw         []byte
+	packed *Packed
+	m      int
+	x      []float32
+	act    []byte
+	half   []byte             // bf16 activations
+	want   map[kind][]float32 // [m][rows]
+	raw    []byte
+}
+
+// kind is a type of activations.
+type kind int
+
+const (
+	withF32 kind = iota
+	withInt8
+	withBF16
+	numKinds
+)
+
+func (k kind) String() string { return [numKinds]string{"f32", "int8", "bf16"}[k] }
+
+// suits reports whether a format is multiplied by such activations.
+func (k kind) suits(dt tensor.DType) bool {
+	return k == withF32 || k == withInt8 && dt.Quantized() || k == withBF16 && dt == tensor.BF16
 }
 
 const maxRows = 33
@@ -32,9 +51,16 @@ func newFixture(t testing.TB, seed uint64, dt tensor.DType, n, k, m int, f fill)
 		for b := 0; b < len(fx.x); b += 32 {
 			fx.act = append(fx.act, oracleQuantize(fx.x[b:b+32])...)
 		}
-		fx.int8 = make([]float32, m*n)
 	}
-	fx.float = make([]float32, m*n)
+	fx.want = map[kind][]float32{}
+	for kind := range numKinds {
+		if kind.suits(dt) {
+			fx.want[kind] = make([]float32, m*n)
+		}
+	}
+	for i := range m {
+		fx.half = append(fx.half, oracleRound(fx.x[i*k:(i+1)*k])...)
+	}
 	rowBytes, weights := len(fx.raw)/n, make([]float32, k)
 	for j := range n {
 		row := fx.raw[j*rowBytes : (j+1)*rowBytes]
@@ -46,9 +72,12 @@ func newFixture(t testing.TB, seed uint64, dt tensor.DType, n, k, m int, f fill)
 			blocks = fileBlocks(dt, row)
 		}
 		for i := range m {
-			fx.float[i*n+j] = oracleF32(weights, fx.x[i*k:(i+1)*k])
-			if dt.Quantized() {
-				fx.int8[i*n+j] = oracleInt8(blocks, fx.act[i*ActBytes(k):])
+			fx.want[withF32][i*n+j] = oracleF32(weights, fx.x[i*k:(i+1)*k])
+			switch {
+			case dt.Quantized():
+				fx.want[withInt8][i*n+j] = oracleInt8(blocks, fx.act[i*ActBytes(k):])
+			case dt == tensor.BF16:
+				fx.want[withBF16][i*n+j] = oracleBF16(row, fx.half[i*BF16Bytes(k):])
 			}
 		}
 	}
@@ -93,7 +122,7 @@ func pack(t testing.TB, dt tensor.DType, n, k int, raw []byte) *Packed {
 const guardWord = 0x5eed5eed
 
 // product runs a kernel over panels of rows [row0, row0+m) into a guarded buffer and returns [m][16·panels].
-func (fx *fixture) product(t testing.TB, k *Kernels, int8 bool, row0, m, panel0, panels int) []float32 {
+func (fx *fixture) product(t testing.TB, k *Kernels, kind kind, row0, m, panel0, panels int) []float32 {
 	t.Helper()
 	cols := panels * PanelRows
 	stride := cols + 3
@@ -103,10 +132,14 @@ func (fx *fixture) product(t testing.TB, k *Kernels, int8 bool, row0, m, panel0,
 	}
 	out := buf[8 : 8+(m-1)*stride+cols]
 	kCols := fx.packed.Cols
-	if int8 {
+	switch kind {
+	case withInt8:
 		act := fx.act[row0*ActBytes(kCols):][:m*ActBytes(kCols)]
 		k.MulInt8(out, stride, fx.packed, panel0, panels, act, m)
-	} else {
+	case withBF16:
+		act := fx.half[row0*BF16Bytes(kCols):][:m*BF16Bytes(kCols)]
+		k.MulBF16(out, stride, fx.packed, panel0, panels, act, m)
+	default:
 		k.MulF32(out, stride, fx.packed, panel0, panels, fx.x[row0*kCols:], kCols, m, make([]float32, fx.packed.ScratchLen()))
 	}
 	var got []float32
@@ -122,36 +155,33 @@ func (fx *fixture) product(t testing.TB, k *Kernels, int8 bool, row0, m, panel0,
 }
 
 // check compares a product with the oracle's.
-func (fx *fixture) check(t testing.TB, k *Kernels, int8 bool, row0, m, panel0, panels int) {
+func (fx *fixture) check(t testing.TB, k *Kernels, kind kind, row0, m, panel0, panels int) {
 	t.Helper()
-	want := fx.float
-	if int8 {
-		want = fx.int8
-	}
-	for i, got := range fx.product(t, k, int8, row0, m, panel0, panels) {
+	want := fx.want[kind]
+	for i, got := range fx.product(t, k, kind, row0, m, panel0, panels) {
 		row, col := row0+i/(panels*PanelRows), panel0*PanelRows+i%(panels*PanelRows)
 		expected := float32(0)
 		if col < fx.packed.Rows {
 			expected = want[row*fx.packed.Rows+col]
 		}
 		if !same(got, expected) {
-			t.Fatalf("%v %v %dx%d int8=%v rows %d+%d: output [%d][%d] = %v (%#x), the oracle says %v (%#x)",
-				k.ISA, fx.packed.DType, fx.packed.Rows, fx.packed.Cols, int8, row0, m, row, col,
+			t.Fatalf("%v %v %dx%d with %v rows %d+%d: output [%d][%d] = %v (%#x), the oracle says %v (%#x)",
+				k.ISA, fx.packed.DType, fx.packed.Rows, fx.packed.Cols, kind, row0, m, row, col,
 				got, math.Float32bits(got), expected, math.Float32bits(expected))
 		}
 	}
 }
 
 // each runs f for every instruction set and activation type that a format has here.
-func each(t *testing.T, dt tensor.DType, f func(t *testing.T, k *Kernels, int8 bool)) {
+func each(t *testing.T, dt tensor.DType, f func(t *testing.T, k *Kernels, kind kind)) {
 	for _, isa := range Supported() {
 		k, err := For(isa)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, int8 := range []bool{true, false} {
-			if !int8 || dt.Quantized() {
-				t.Run(fmt.Sprintf("%v/int8=%v", isa, int8), func(t *testing.T) { f(t, k, int8) })
+		for kind := range numKinds {
+			if kind.suits(dt) {
+				t.Run(fmt.Sprintf("%v/%v", isa, kind), func(t *testing.T) { f(t, k, kind) })
 			}
 		}
 	}
@@ -174,11 +204,11 @@ func TestKernelsMatchOracle(t *testing.T) {
 			for _, k := range columns(dt) {
 				for _, n := range []int{1, 16, 83} {
 					fx := newFixture(t, uint64(n), dt, n, k, maxRows, ordinary)
-					each(t, dt, func(t *testing.T, kernels *Kernels, int8 bool) {
+					each(t, dt, func(t *testing.T, kernels *Kernels, kind kind) {
 						for m := 1; m <= 17; m++ {
-							fx.check(t, kernels, int8, 0, m, 0, fx.packed.Panels())
+							fx.check(t, kernels, kind, 0, m, 0, fx.packed.Panels())
 						}
-						fx.check(t, kernels, int8, 0, maxRows, 0, fx.packed.Panels())
+						fx.check(t, kernels, kind, 0, maxRows, 0, fx.packed.Panels())
 					})
 				}
 			}
@@ -191,11 +221,11 @@ func TestPlaceDoesNotMatter(t *testing.T) {
 	for _, dt := range DTypes() {
 		t.Run(dt.String(), func(t *testing.T) {
 			fx := newFixture(t, 7, dt, 100, 256, maxRows, ordinary)
-			each(t, dt, func(t *testing.T, kernels *Kernels, int8 bool) {
+			each(t, dt, func(t *testing.T, kernels *Kernels, kind kind) {
 				for row0 := 0; row0 < 20; row0 += 3 {
 					for _, m := range []int{1, 2, 5, 9} {
 						for panel0 := 0; panel0 < fx.packed.Panels(); panel0 += 2 {
-							fx.check(t, kernels, int8, row0, m, panel0, min(1+row0%5, fx.packed.Panels()-panel0))
+							fx.check(t, kernels, kind, row0, m, panel0, min(1+row0%5, fx.packed.Panels()-panel0))
 						}
 					}
 				}
@@ -206,14 +236,14 @@ func TestPlaceDoesNotMatter(t *testing.T) {
 
 // TestChunksJoin: a matrix of more weights than one assembly call takes.
 func TestChunksJoin(t *testing.T) {
-	for _, dt := range []tensor.DType{tensor.Q4_0, tensor.F16} {
+	for _, dt := range []tensor.DType{tensor.Q4_0, tensor.F16, tensor.BF16} {
 		fx := newFixture(t, 3, dt, 1200, 768, 5, ordinary)
 		if panelsPerCall(fx.packed.panelBytes) >= fx.packed.Panels() {
 			t.Fatalf("%v: the matrix fits one call", dt)
 		}
-		each(t, dt, func(t *testing.T, kernels *Kernels, int8 bool) {
+		each(t, dt, func(t *testing.T, kernels *Kernels, kind kind) {
 			if kernels.ISA != Generic { // it has no chunks
-				fx.check(t, kernels, int8, 0, 5, 0, fx.packed.Panels())
+				fx.check(t, kernels, kind, 0, 5, 0, fx.packed.Panels())
 			}
 		})
 	}
@@ -226,9 +256,9 @@ func TestExtremes(t *testing.T) {
 		for _, f := range []fill{ones, zeros, strange} {
 			t.Run(fmt.Sprint(dt, "/", f), func(t *testing.T) {
 				fx := newFixture(t, 11, dt, 40, 512, 9, f)
-				each(t, dt, func(t *testing.T, kernels *Kernels, int8 bool) {
+				each(t, dt, func(t *testing.T, kernels *Kernels, kind kind) {
 					for _, m := range []int{1, 2, 4, 9} {
-						fx.check(t, kernels, int8, 0, m, 0, fx.packed.Panels())
+						fx.check(t, kernels, kind, 0, m, 0, fx.packed.Panels())
 					}
 				})
 			})
@@ -245,7 +275,7 @@ func TestWrongOrderIsSeen(t *testing.T) {
 		blocks := fileBlocks(tensor.Q4_0, fx.raw[j*rowBytes:(j+1)*rowBytes])
 		half := len(blocks) / 2
 		split := oracleInt8(blocks[:half], fx.act) + oracleInt8(blocks[half:], fx.act[half*ActBlock:])
-		if !same(split, fx.int8[j]) {
+		if !same(split, fx.want[withInt8][j]) {
 			differ++
 		}
 	}
@@ -328,7 +358,7 @@ func TestSizes(t *testing.T) {
 	}{
 		{tensor.Q4_0, 64, 576, 100}, {tensor.Q4_1, 64, 32, 100}, {tensor.Q5_0, 64, 96, 100}, {tensor.Q5_1, 64, 96, 100},
 		{tensor.Q8_0, 64, 576, 100}, {tensor.Q6_K, 64, 512, 100}, {tensor.Q4_K, 64, 256, 103}, {tensor.Q5_K, 64, 256, 103},
-		{tensor.F32, 64, 7, 100}, {tensor.F16, 64, 7, 100}, {tensor.BF16, 64, 7, 100},
+		{tensor.F32, 64, 7, 100}, {tensor.F16, 64, 7, 100}, {tensor.BF16, 64, 8, 100}, {tensor.BF16, 64, 7, 115},
 		{tensor.Q4_0, 64, 40, 0}, {tensor.Q4_K, 64, 128, 0}, {tensor.Q2_K, 64, 256, 0}, {tensor.F16, 0, 8, 0}, {tensor.F16, 8, -8, 0},
 		{tensor.F32, math.MaxInt, math.MaxInt, 0},
 	} {
@@ -366,12 +396,19 @@ func TestISAs(t *testing.T) {
 	}
 }
 
+// bf16Tiles stands for Kernels.bf16 in a map of tiles.
+const bf16Tiles tensor.DType = 255
+
 // TestTiles: every format has a kernel for one row, and tiles are in the order that run expects.
 func TestTiles(t *testing.T) {
 	for _, isa := range Supported()[1:] {
 		k, _ := For(isa)
-		for _, dt := range DTypes() {
-			tiles := k.tiles[dt]
+		if len(k.tiles) != len(DTypes()) {
+			t.Errorf("%v: kernels for %d formats of %d", isa, len(k.tiles), len(DTypes()))
+		}
+		sets := maps.Clone(k.tiles)
+		sets[bf16Tiles] = k.bf16
+		for dt, tiles := range sets {
 			if len(tiles) == 0 || tiles[len(tiles)-1].rows != 1 {
 				t.Fatalf("%v %v: no kernel for one row", isa, dt)
 			}
@@ -388,6 +425,7 @@ func TestTiles(t *testing.T) {
 // TestMisusePanics: lengths are checked before any assembly runs.
 func TestMisusePanics(t *testing.T) {
 	k, q, f := Best(), newFixture(t, 1, tensor.Q8_0, 32, 64, 2, ordinary), newFixture(t, 1, tensor.F16, 32, 64, 2, ordinary)
+	b := newFixture(t, 1, tensor.BF16, 32, 64, 2, ordinary)
 	out, scratch := make([]float32, 64), make([]float32, q.packed.ScratchLen())
 	for name, call := range map[string]func(){
 		"short activations": func() { k.MulInt8(out, 32, q.packed, 0, 2, q.act[1:], 2) },
@@ -395,6 +433,9 @@ func TestMisusePanics(t *testing.T) {
 		"narrow stride":     func() { k.MulInt8(out, 31, q.packed, 0, 2, q.act, 2) },
 		"panels":            func() { k.MulInt8(out, 32, q.packed, 1, 2, q.act, 2) },
 		"negative panel":    func() { k.MulInt8(out, 32, q.packed, -1, 1, q.act, 2) },
+		"short bf16":        func() { k.MulBF16(out, 32, b.packed, 0, 2, b.half[1:], 2) },
+		"bf16 for f16":      func() { k.MulBF16(out, 32, f.packed, 0, 2, f.half, 2) },
+		"round":             func() { k.RoundRow(make([]byte, 6), make([]float32, 3)) },
 		"int8 for f16":      func() { k.MulInt8(out, 32, f.packed, 0, 2, q.act, 2) },
 		"short x":           func() { k.MulF32(out, 32, f.packed, 0, 2, f.x[1:], 64, 2, scratch) },
 		"short scratch":     func() { k.MulF32(out, 32, q.packed, 0, 2, q.x, 64, 2, scratch[1:]) },
@@ -425,6 +466,10 @@ func TestNothingAllocates(t *testing.T) {
 				if dt.Quantized() {
 					k.MulInt8(out, 48, fx.packed, 0, 3, fx.act, 7)
 				}
+				if dt == tensor.BF16 {
+					k.MulBF16(out, 48, fx.packed, 0, 3, fx.half, 7)
+					k.RoundRow(act[:BF16Bytes(256)], row)
+				}
 				k.MulF32(out, 48, fx.packed, 0, 3, fx.x, 256, 7, scratch)
 				k.QuantizeRow(act, row)
 				fx.packed.Row(40, row)
@@ -439,17 +484,18 @@ func TestNothingAllocates(t *testing.T) {
 func FuzzShapes(f *testing.F) {
 	f.Add(uint64(1), uint8(3), uint8(40), uint8(2), uint8(5), uint8(1), uint8(0), uint8(2))
 	f.Add(uint64(2), uint8(8), uint8(17), uint8(1), uint8(9), uint8(0), uint8(1), uint8(1))
-	f.Fuzz(func(t *testing.T, seed uint64, format, n, groups, m, row0, panel0, kind uint8) {
+	f.Fuzz(func(t *testing.T, seed uint64, format, n, groups, m, row0, panel0, filled uint8) {
 		dt := DTypes()[int(format)%len(DTypes())]
 		rows, cols := 1+int(n)%100, (1+int(groups)%6)*dt.BlockSize()
 		m, row0 = 1+m%20, row0%8
-		fx := newFixture(t, seed, dt, rows, cols, int(m+row0), fill(kind)%numFills)
+		fx := newFixture(t, seed, dt, rows, cols, int(m+row0), fill(filled)%numFills)
 		first := int(panel0) % fx.packed.Panels()
 		for _, isa := range Supported() {
 			k, _ := For(isa)
-			fx.check(t, k, false, int(row0), int(m), first, fx.packed.Panels()-first)
-			if dt.Quantized() {
-				fx.check(t, k, true, int(row0), int(m), first, fx.packed.Panels()-first)
+			for kind := range numKinds {
+				if kind.suits(dt) {
+					fx.check(t, k, kind, int(row0), int(m), first, fx.packed.Panels()-first)
+				}
 			}
 		}
 	})

@@ -2,6 +2,7 @@ package matmul
 
 import (
 	"math"
+	"math/big"
 	"math/rand/v2"
 	"testing"
 
@@ -103,6 +104,51 @@ func oracleF32(weights, x []float32) float32 {
 		acc = f32.FMA(w, x[k], acc)
 	}
 	return acc
+}
+
+// oracleRound is the contract's rounding to bf16.
+func oracleRound(x []float32) (out []byte) {
+	for _, v := range x {
+		out = le.AppendUint16(out, uint16(tensor.ToBFloat16(v)))
+	}
+	return append(out, make([]byte, len(x)%2*2)...)
+}
+
+// oracleBF16 is one row of BF16 weights, as the file has them, times one row of bf16 activations.
+func oracleBF16(weights, act []byte) float32 {
+	at := func(row []byte, k int) float32 {
+		if 2*k >= len(row) {
+			return 0
+		}
+		return tensor.BFloat16(le.Uint16(row[2*k:])).Float32()
+	}
+	acc := float32(0)
+	for k := 0; 2*k < len(weights); k += 2 {
+		acc = oracleFMA(at(weights, k+1), at(act, k+1), acc)
+		acc = oracleFMA(at(weights, k), at(act, k), acc)
+	}
+	return acc
+}
+
+// oracleFMA takes subnormal operands as zero and flushes results. Which results are too small is decided in exact
+// arithmetic: half a unit in the last place below 2^-126, in 24 bits, is 2^-151.
+func oracleFMA(x, y, z float32) float32 {
+	for _, v := range []*float32{&x, &y, &z} {
+		if math.Abs(float64(*v)) < 0x1p-126 {
+			*v *= 0
+		}
+	}
+	r := f32.FMA(x, y, z)
+	if r != r || math.Abs(float64(r)) > 0x1p-126 {
+		return r
+	}
+	big1 := func(v float32) *big.Float { return new(big.Float).SetPrec(600).SetFloat64(float64(v)) }
+	exact := big1(x)
+	exact.Mul(exact, big1(y)).Add(exact, big1(z))
+	if exact.Abs(exact).Cmp(big.NewFloat(0x1p-126-0x1p-151)) < 0 {
+		return r * 0
+	}
+	return float32(math.Copysign(0x1p-126, float64(r)))
 }
 
 // oracleQuantize is the contract's quantisation of 32 values.

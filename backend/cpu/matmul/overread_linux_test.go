@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sestina/internal/arena"
+	"sestina/tensor"
 )
 
 // atPageEnd returns a copy of b that ends where an unreadable page begins: one byte too far is a fault.
@@ -35,6 +36,7 @@ func TestNothingIsReadOrWrittenBeyond(t *testing.T) {
 		}
 		cols := p.Panels() * PanelRows
 		act := atPageEnd(t, fx.act)
+		half := atPageEnd(t, fx.half)
 		x := arena.View[float32](atPageEnd(t, arena.AsBytes(fx.x)))
 		scratch := arena.View[float32](atPageEnd(t, make([]byte, 4*p.ScratchLen())))
 		out := arena.View[float32](atPageEnd(t, make([]byte, 4*9*cols)))
@@ -44,6 +46,10 @@ func TestNothingIsReadOrWrittenBeyond(t *testing.T) {
 			for m := 1; m <= 9; m++ {
 				end := out[(9-m)*cols:]
 				k.MulF32(end, cols, p, 0, p.Panels(), x[(9-m)*p.Cols:], p.Cols, m, scratch)
+				if dt == tensor.BF16 {
+					k.MulBF16(end, cols, p, 0, p.Panels(), half[(9-m)*BF16Bytes(p.Cols):], m)
+					k.RoundRow(half[8*BF16Bytes(p.Cols):], x[8*p.Cols:])
+				}
 				if dt.Quantized() {
 					k.MulInt8(end, cols, p, 0, p.Panels(), act[(9-m)*ActBytes(p.Cols):], m)
 					k.QuantizeRow(act[8*ActBytes(p.Cols):], x[8*p.Cols:])

@@ -14,13 +14,14 @@ const (
 func (p *Packed) packPanel(dst, raw []byte, rowBytes int) {
 	// A stretch of columns of all 16 rows at a time, so that packed lines are completed while they are in the cache.
 	const stretch = 32
-	fileBytes, groupBytes, groups := p.DType.BlockBytes(), p.layout.groupBytes(), p.groups()
+	fileBytes := p.layout.groupCols() / p.DType.BlockSize() * p.DType.BlockBytes()
+	groupBytes, groups := p.layout.groupBytes(), p.groups()
 	for g := 0; g < groups; g += stretch {
 		n := min(stretch, groups-g)
 		part := dst[g*groupBytes : (g+n)*groupBytes]
 		for lane := 0; lane*rowBytes < len(raw); lane++ {
 			row := raw[lane*rowBytes:]
-			p.layout.pack(part, row[g*fileBytes:(g+n)*fileBytes], lane)
+			p.layout.pack(part, row[g*fileBytes:min((g+n)*fileBytes, rowBytes)], lane)
 		}
 	}
 }
@@ -32,10 +33,20 @@ func packF32(dst, row []byte, lane int) {
 	}
 }
 
-func pack16(dst, row []byte, lane int) {
+func packF16(dst, row []byte, lane int) {
 	for dst = dst[2*lane:]; len(row) > 0; row = row[2:] {
 		le.PutUint16(dst, le.Uint16(row))
 		dst = dst[min(len(dst), 32):]
+	}
+}
+
+func packBF16(dst, row []byte, lane int) {
+	for dst = dst[4*lane:]; len(row) >= 4; row = row[4:] {
+		le.PutUint32(dst, le.Uint32(row))
+		dst = dst[min(len(dst), 64):]
+	}
+	if len(row) > 0 { // an odd column
+		le.PutUint32(dst, uint32(le.Uint16(row)))
 	}
 }
 

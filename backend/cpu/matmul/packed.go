@@ -14,11 +14,11 @@
 // a multiple of the activations' sum. File layout.go has the exact extents.
 //
 // Resident size is the file's size for all formats but Q4_K and Q5_K, whose 6-bit scales become bytes (+2.8 % and +2.3 %),
-// plus the padding of the last panel.
+// plus the padding of the last panel and, for BF16, of an odd last column.
 //
 // # Arithmetic
 //
-// Activations are quantised to int8 per 32 (activation.go) or stay float32. The result's bits depend on the row of
+// Activations are quantised to int8 per 32 (activation.go), rounded to bf16 (bf16.go) or stay float32. The result's bits depend on the row of
 // activations and the row of weights alone: never on the instruction set, the number of rows, the tile or the split into
 // calls. TestKernelsMatchOracle holds every kernel to a scalar oracle; TestWrongOrderIsSeen shows that the comparison
 // would notice a sum split in two.
@@ -54,11 +54,11 @@ func PackedSize(dt tensor.DType, n, k int) (uint64, error) {
 	if l == nil {
 		return 0, fmt.Errorf("no matrix kernel for %v weights; convert the model to one of %v", dt, DTypes())
 	}
-	if n <= 0 || k <= 0 || k%l.groupCols() != 0 {
+	if n <= 0 || k <= 0 || !l.scalar() && k%l.groupCols() != 0 {
 		return 0, fmt.Errorf("%d x %d weights cannot be %v, which needs rows of whole blocks of %d", n, k, dt, l.groupCols())
 	}
 	panels := (uint64(n) + PanelRows - 1) / PanelRows
-	panel, err := checked.Mul(uint64(k/l.groupCols()), uint64(l.groupBytes()))
+	panel, err := checked.Mul(uint64(l.groups(k)), uint64(l.groupBytes()))
 	if err != nil {
 		return 0, err
 	}
@@ -91,7 +91,7 @@ func (p *Packed) PanelBytes() int { return p.panelBytes }
 
 func (p *Packed) rowBytes() int { return p.Cols / p.DType.BlockSize() * p.DType.BlockBytes() }
 
-func (p *Packed) groups() int { return p.Cols / p.layout.groupCols() }
+func (p *Packed) groups() int { return p.layout.groups(p.Cols) }
 
 func (p *Packed) panel(i int) []byte { return p.data[i*p.panelBytes : (i+1)*p.panelBytes] }
 
@@ -119,7 +119,7 @@ func (p *Packed) Row(i int, dst []float32) {
 	src, lane := p.panel(i/PanelRows), i%PanelRows
 	if p.layout.scalar() {
 		for k := range dst {
-			dst[k] = widen(p.DType, src, k*PanelRows+lane)
+			dst[k] = widen(p.DType, src, k, lane)
 		}
 		return
 	}

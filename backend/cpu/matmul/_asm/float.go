@@ -42,12 +42,12 @@ func (f *floatKernel) register() VecVirtual {
 	return YMM()
 }
 
-// colBytes is the size of a column of a panel.
-func (f *floatKernel) colBytes() int {
-	if f.name == "F32" {
-		return 64
+// lineBytes is the size of a column of a panel, of a pair of columns for BF16.
+func (f *floatKernel) lineBytes() int {
+	if f.name == "F16" {
+		return 32
 	}
-	return 32
+	return 64
 }
 
 func (f *floatKernel) write() {
@@ -60,8 +60,9 @@ func (f *floatKernel) write() {
 	left := param("panels")
 	Label("panel")
 	f.start(first)
-	repeat("column", param("steps"), f.column)
-	f.store(out)
+	f.columns()
+	storeRows(out, f.acc, 64/f.vectors)
+	ADDQ(I32(64*f.panels), out)
 	SUBQ(I8(f.panels), left)
 	JNZ(LabelRef("panel"))
 	VZEROUPPER()
@@ -78,51 +79,73 @@ func (f *floatKernel) start(first GPVirtual) {
 	}
 }
 
-// column adds one k.
-func (f *floatKernel) column() {
-	var x []VecVirtual
-	for i := range f.m {
-		v := f.register()
-		VBROADCASTSS(f.x.at(i, 0), v)
-		x = append(x, v)
+// columns adds every k.
+func (f *floatKernel) columns() {
+	if f.name != "BF16" {
+		repeat("column", param("steps"), func() { f.line(1) })
+		return
 	}
-	f.w.prefetch(f.colBytes())
-	for p := range f.panels {
-		for v := range f.vectors {
-			weights := f.load(f.w.at(p, f.colBytes()/f.vectors*v))
-			for i := range f.m {
-				VFMADD231PS(x[i], weights, f.acc[i][p*f.vectors+v])
+	pairs := param("steps")
+	SHRQ(U8(1), pairs)
+	JZ(LabelRef("single"))
+	repeat("pair", pairs, func() { f.line(2) })
+	Label("single")
+	odd := param("steps")
+	TESTQ(U32(1), odd)
+	JZ(LabelRef("done"))
+	f.line(1)
+	Label("done")
+}
+
+// line adds the columns of one line of a panel: one, or for BF16 two.
+func (f *floatKernel) line(columns int) {
+	f.w.prefetch(f.lineBytes())
+	for k := range columns {
+		var x []VecVirtual
+		for i := range f.m {
+			v := f.register()
+			VBROADCASTSS(f.x.at(i, 4*k), v)
+			x = append(x, v)
+		}
+		for p := range f.panels {
+			for v := range f.vectors {
+				weights := f.load(f.w.at(p, f.lineBytes()/f.vectors*v), k)
+				for i := range f.m {
+					VFMADD231PS(x[i], weights, f.acc[i][p*f.vectors+v])
+				}
 			}
 		}
 	}
-	f.w.advance(f.colBytes())
-	f.x.advance(4)
+	f.w.advance(f.lineBytes())
+	f.x.advance(4 * columns)
 }
 
-// load widens 16 / vectors weights.
-func (f *floatKernel) load(from Mem) VecVirtual {
+// load widens 16 / vectors weights of column k of a line.
+func (f *floatKernel) load(from Mem, k int) VecVirtual {
 	w := f.register()
-	switch f.name {
-	case "F32":
-		VMOVUPS(from, w)
-	case "F16":
+	if f.name == "F16" {
 		VCVTPH2PS(from, w)
-	case "BF16":
-		VPMOVZXWD(from, w)
+		return w
+	}
+	VMOVUPS(from, w)
+	if f.name == "BF16" {
+		if k == 1 {
+			VPSRLD(U8(16), w, w)
+		}
 		VPSLLD(U8(16), w, w)
 	}
 	return w
 }
 
-func (f *floatKernel) store(out GPVirtual) {
+// storeRows writes the sums of a tile, [row][vector].
+func storeRows(out GPVirtual, acc [][]VecVirtual, vectorBytes int) {
 	row := copyOf(out)
-	for i, acc := range f.acc {
-		for j, a := range acc {
-			VMOVUPS(a, Mem{Base: row, Disp: 64 / f.vectors * j})
+	for i := range acc {
+		for j, a := range acc[i] {
+			VMOVUPS(a, Mem{Base: row, Disp: vectorBytes * j})
 		}
-		if i+1 < f.m {
+		if i+1 < len(acc) {
 			ADDQ(NewParamAddr("outStride", 8), row)
 		}
 	}
-	ADDQ(I32(64*f.panels), out)
 }

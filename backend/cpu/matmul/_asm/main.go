@@ -47,8 +47,8 @@ const (
 )
 
 func main() {
-	family := flag.String("family", "", "int8avx512, int8avx2, float or convert")
-	families := map[string]func(){"int8avx512": int8AVX512, "int8avx2": int8AVX2, "float": float, "convert": convert}
+	family := flag.String("family", "", "int8avx512, int8avx2, float, bf16 or convert")
+	families := map[string]func(){"int8avx512": int8AVX512, "int8avx2": int8AVX2, "float": float, "bf16": bf16, "convert": convert}
 	flag.Parse()
 	generate := families[*family]
 	if generate == nil {
@@ -57,6 +57,9 @@ func main() {
 	ConstraintExpr("amd64,!purego")
 	generate()
 	Generate()
+	if err := encodeFile(flag.Lookup("out").Value.String()); err != nil {
+		log.Fatal(err)
+	}
 }
 
 // signature is that of every matrix kernel. Strides are in bytes; steps are columns or groups of columns.
