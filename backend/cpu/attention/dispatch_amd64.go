@@ -18,7 +18,7 @@ func (k *Kernel) maxRows() int {
 }
 
 // scores writes s[r][t][lane] = Σ_d q[d][r]·K_t[d][lane] for the tiles whose K lie at offsets.
-func (k *Kernel) scores(s []float32, queries queries, pool []byte, offsets []int64, rows int) {
+func (k *Kernel) scores(s []float32, queries queries, pool []byte, offsets []int64, rows, ahead int) {
 	if k.level == simd.Generic {
 		k.scoresGeneric(s, queries, pool, offsets, rows)
 		return
@@ -29,30 +29,30 @@ func (k *Kernel) scores(s []float32, queries queries, pool []byte, offsets []int
 		blocks, q := k.groups(), (*byte)(unsafe.Pointer(&queries.blocks[0]))
 		switch {
 		case k.DType == tensor.Q8_0 && wide:
-			scoresQ8_0AVX512(&s[0], q, &pool[0], &offsets[0], n, blocks, rows)
+			scoresQ8_0AVX512(&s[0], q, &pool[0], &offsets[0], n, ahead, blocks, rows)
 		case k.DType == tensor.Q8_0:
-			scoresQ8_0AVX2(&s[0], q, &pool[0], &offsets[0], n, blocks, rows)
+			scoresQ8_0AVX2(&s[0], q, &pool[0], &offsets[0], n, ahead, blocks, rows)
 		case wide:
-			scoresQ4_0AVX512(&s[0], q, &pool[0], &offsets[0], n, blocks, rows)
+			scoresQ4_0AVX512(&s[0], q, &pool[0], &offsets[0], n, ahead, blocks, rows)
 		default:
-			scoresQ4_0AVX2(&s[0], q, &pool[0], &offsets[0], n, blocks, rows)
+			scoresQ4_0AVX2(&s[0], q, &pool[0], &offsets[0], n, ahead, blocks, rows)
 		}
 		return
 	}
 	q := queries.floats
 	switch {
 	case k.DType == tensor.F16 && wide:
-		scoresF16AVX512(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
+		scoresF16AVX512(&s[0], &q[0], &pool[0], &offsets[0], n, ahead, dim, rows)
 	case k.DType == tensor.F16:
-		scoresF16AVX2(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
+		scoresF16AVX2(&s[0], &q[0], &pool[0], &offsets[0], n, ahead, dim, rows)
 	case k.DType == tensor.BF16 && wide:
-		scoresBF16AVX512(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
+		scoresBF16AVX512(&s[0], &q[0], &pool[0], &offsets[0], n, ahead, dim, rows)
 	case k.DType == tensor.BF16:
-		scoresBF16AVX2(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
+		scoresBF16AVX2(&s[0], &q[0], &pool[0], &offsets[0], n, ahead, dim, rows)
 	case wide:
-		scoresF32AVX512(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
+		scoresF32AVX512(&s[0], &q[0], &pool[0], &offsets[0], n, ahead, dim, rows)
 	default:
-		scoresF32AVX2(&s[0], &q[0], &pool[0], &offsets[0], n, dim, rows)
+		scoresF32AVX2(&s[0], &q[0], &pool[0], &offsets[0], n, ahead, dim, rows)
 	}
 }
 
@@ -84,25 +84,25 @@ func (k *Kernel) values(states []float32, s *page, kv *keys, seen, t tiles, from
 	pool, wide := kv.pool[kv.values:], k.level == simd.AVX512
 	switch {
 	case k.DType == tensor.F16 && wide:
-		valuesF16AVX512(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+		valuesF16AVX512(acc, stride, p, alpha, &pool[0], at, n, kv.values, from, to, units, rows)
 	case k.DType == tensor.F16:
-		valuesF16AVX2(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+		valuesF16AVX2(acc, stride, p, alpha, &pool[0], at, n, kv.values, from, to, units, rows)
 	case k.DType == tensor.BF16 && wide:
-		valuesBF16AVX512(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+		valuesBF16AVX512(acc, stride, p, alpha, &pool[0], at, n, kv.values, from, to, units, rows)
 	case k.DType == tensor.BF16:
-		valuesBF16AVX2(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+		valuesBF16AVX2(acc, stride, p, alpha, &pool[0], at, n, kv.values, from, to, units, rows)
 	case k.DType == tensor.Q8_0 && wide:
-		valuesQ8_0AVX512(acc, stride, p, alpha, &s.scaled[0], &pool[0], at, n, from, to, units, rows)
+		valuesQ8_0AVX512(acc, stride, p, alpha, &s.scaled[0], &pool[0], at, n, kv.values, from, to, units, rows)
 	case k.DType == tensor.Q8_0:
-		valuesQ8_0AVX2(acc, stride, p, alpha, &s.scaled[0], &pool[0], at, n, from, to, units, rows)
+		valuesQ8_0AVX2(acc, stride, p, alpha, &s.scaled[0], &pool[0], at, n, kv.values, from, to, units, rows)
 	case k.DType == tensor.Q4_0 && wide:
-		valuesQ4_0AVX512(acc, stride, p, alpha, &s.scaled[0], &pool[0], at, n, from, to, units, rows)
+		valuesQ4_0AVX512(acc, stride, p, alpha, &s.scaled[0], &pool[0], at, n, kv.values, from, to, units, rows)
 	case k.DType == tensor.Q4_0:
-		valuesQ4_0AVX2(acc, stride, p, alpha, &s.scaled[0], &pool[0], at, n, from, to, units, rows)
+		valuesQ4_0AVX2(acc, stride, p, alpha, &s.scaled[0], &pool[0], at, n, kv.values, from, to, units, rows)
 	case wide:
-		valuesF32AVX512(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+		valuesF32AVX512(acc, stride, p, alpha, &pool[0], at, n, kv.values, from, to, units, rows)
 	default:
-		valuesF32AVX2(acc, stride, p, alpha, &pool[0], at, n, from, to, units, rows)
+		valuesF32AVX2(acc, stride, p, alpha, &pool[0], at, n, kv.values, from, to, units, rows)
 	}
 }
 

@@ -4,7 +4,7 @@ package attention
 
 func (k *Kernel) maxRows() int { return maxRows }
 
-func (k *Kernel) scores(s []float32, q queries, pool []byte, offsets []int64, rows int) {
+func (k *Kernel) scores(s []float32, q queries, pool []byte, offsets []int64, rows, _ int) {
 	k.scoresGeneric(s, q, pool, offsets, rows)
 }
 

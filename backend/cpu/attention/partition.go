@@ -21,10 +21,14 @@ func (q *Query) rowTiles(i, part int) tiles {
 	return tiles{max(0, lo/Tile-base), min(tilesPerPartition, pos/Tile+1-base)}
 }
 
-// partition computes the states of one partition for all rows.
-func (k *Kernel) partition(states []float32, pool []byte, q *Query, part int, s *Scratch) {
+// partition computes the states of one partition for all rows. more says that
+// the same thread takes the next one after it.
+func (k *Kernel) partition(states []float32, pool []byte, q *Query, part int, more bool, s *Scratch) {
 	if !k.gather(&s.keys, pool, q, part) {
 		return
+	}
+	if more && k.tiled() {
+		k.offsets(&s.keys.next, len(pool), q, part+1, tiles{0, q.rowTiles(q.Rows-1, part+1).to})
 	}
 	n := k.StateLen()
 	k.passes(q.Rows*q.Group, func(a, b int) {
@@ -82,8 +86,15 @@ func (k *Kernel) gather(kv *keys, pool []byte, q *Query, part int) bool {
 
 // locate fills the offsets of the head's K in the tiles of a pool.
 func (k *Kernel) locate(kv *keys, pool []byte, q *Query, part int, all tiles) {
+	k.offsets(&kv.offsets, len(pool), q, part, all)
+	kv.next = kv.offsets
+	kv.pool, kv.values = pool, k.KVHeads*k.keyBytes()+q.KVHead*(k.valueBytes()-k.keyBytes())
+}
+
+// offsets finds where K of a head lies in the tiles all of a partition.
+func (k *Kernel) offsets(out *[tilesPerPartition]int64, poolBytes int, q *Query, part int, all tiles) {
 	blockBytes, tileBytes, perBlock := k.BlockBytes(), k.tileBytes(), k.BlockSize/Tile
-	blocks := len(pool) / blockBytes
+	blocks := poolBytes / blockBytes
 	first := part*tilesPerPartition + all.from
 	i, in := first/perBlock, first%perBlock // block of the sequence, tile in the block
 	for t := all.from; t < all.to; t++ {
@@ -91,12 +102,11 @@ func (k *Kernel) locate(kv *keys, pool []byte, q *Query, part int, all tiles) {
 		if block < 0 || block >= blocks {
 			panic(fmt.Sprintf("attention: position %d lies in block %d of %d", (part*tilesPerPartition+t)*Tile, block, blocks))
 		}
-		kv.offsets[t] = int64(block*blockBytes + in*tileBytes + q.KVHead*k.keyBytes())
+		out[t] = int64(block*blockBytes + in*tileBytes + q.KVHead*k.keyBytes())
 		if in++; in == perBlock {
 			i, in = i+1, 0
 		}
 	}
-	kv.pool, kv.values = pool, k.KVHeads*k.keyBytes()+q.KVHead*(k.valueBytes()-k.keyBytes())
 }
 
 // pack copies the visible keys and values of a token-major pool into tiles.
@@ -116,6 +126,7 @@ func (k *Kernel) pack(kv *keys, pool []byte, q *Query, part int, all tiles) {
 	for t := range kv.offsets {
 		kv.offsets[t] = int64(t * one.tileBytes())
 	}
+	kv.next = kv.offsets
 	kv.pool, kv.values = packed, one.keyBytes()
 }
 
@@ -165,7 +176,7 @@ func (p *pass) seen() tiles {
 
 // score computes q·Kᵀ of the pass.
 func (p *pass) score(seen tiles) {
-	p.scores(p.s.scores[:], p.rows, p.kv.pool, p.kv.offsets[seen.from:seen.to], p.b-p.a)
+	p.scores(p.s.scores[:], p.rows, p.kv.pool, p.kv.offsets[seen.from:seen.to], p.b-p.a, p.kv.values)
 	if p.q.SoftCap > 0 {
 		p.softCap(seen)
 	}

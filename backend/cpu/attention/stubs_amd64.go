@@ -7,52 +7,52 @@ package attention
 // scoresF32AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets.
 //
 //go:noescape
-func scoresF32AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles int, dim int, rows int)
+func scoresF32AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles int, ahead int, dim int, rows int)
 
 // valuesF32AVX2 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide.
 //
 //go:noescape
-func valuesF32AVX2(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+func valuesF32AVX2(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
 // scoresF16AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets.
 //
 //go:noescape
-func scoresF16AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles int, dim int, rows int)
+func scoresF16AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles int, ahead int, dim int, rows int)
 
 // valuesF16AVX2 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide.
 //
 //go:noescape
-func valuesF16AVX2(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+func valuesF16AVX2(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
 // scoresBF16AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets.
 //
 //go:noescape
-func scoresBF16AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles int, dim int, rows int)
+func scoresBF16AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles int, ahead int, dim int, rows int)
 
 // valuesBF16AVX2 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide.
 //
 //go:noescape
-func valuesBF16AVX2(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+func valuesBF16AVX2(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
 // scoresQ8_0AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets.
 //
 //go:noescape
-func scoresQ8_0AVX2(s *float32, q *byte, pool *byte, offsets *int64, tiles int, blocks int, rows int)
+func scoresQ8_0AVX2(s *float32, q *byte, pool *byte, offsets *int64, tiles int, ahead int, blocks int, rows int)
 
 // valuesQ8_0AVX2 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide. scaled is room for p times the scales: rows·32.
 //
 //go:noescape
-func valuesQ8_0AVX2(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+func valuesQ8_0AVX2(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
 // scoresQ4_0AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets.
 //
 //go:noescape
-func scoresQ4_0AVX2(s *float32, q *byte, pool *byte, offsets *int64, tiles int, blocks int, rows int)
+func scoresQ4_0AVX2(s *float32, q *byte, pool *byte, offsets *int64, tiles int, ahead int, blocks int, rows int)
 
 // valuesQ4_0AVX2 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide. scaled is room for p times the scales: rows·32.
 //
 //go:noescape
-func valuesQ4_0AVX2(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+func valuesQ4_0AVX2(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
 // softmaxAVX2 turns the scores of a row into weights p and rescale factors alpha, and advances its denominator l and maximum m.
 //
@@ -72,52 +72,52 @@ func divideAVX2(x *float32, by float32, units int)
 // scoresF32AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
 //
 //go:noescape
-func scoresF32AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles int, dim int, rows int)
+func scoresF32AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles int, ahead int, dim int, rows int)
 
 // valuesF32AVX512 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide.
 //
 //go:noescape
-func valuesF32AVX512(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+func valuesF32AVX512(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
 // scoresF16AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
 //
 //go:noescape
-func scoresF16AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles int, dim int, rows int)
+func scoresF16AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles int, ahead int, dim int, rows int)
 
 // valuesF16AVX512 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide.
 //
 //go:noescape
-func valuesF16AVX512(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+func valuesF16AVX512(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
 // scoresBF16AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
 //
 //go:noescape
-func scoresBF16AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles int, dim int, rows int)
+func scoresBF16AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles int, ahead int, dim int, rows int)
 
 // valuesBF16AVX512 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide.
 //
 //go:noescape
-func valuesBF16AVX512(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+func valuesBF16AVX512(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
 // scoresQ8_0AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
 //
 //go:noescape
-func scoresQ8_0AVX512(s *float32, q *byte, pool *byte, offsets *int64, tiles int, blocks int, rows int)
+func scoresQ8_0AVX512(s *float32, q *byte, pool *byte, offsets *int64, tiles int, ahead int, blocks int, rows int)
 
 // valuesQ8_0AVX512 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide. scaled is room for p times the scales: rows·32.
 //
 //go:noescape
-func valuesQ8_0AVX512(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+func valuesQ8_0AVX512(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
 // scoresQ4_0AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
 //
 //go:noescape
-func scoresQ4_0AVX512(s *float32, q *byte, pool *byte, offsets *int64, tiles int, blocks int, rows int)
+func scoresQ4_0AVX512(s *float32, q *byte, pool *byte, offsets *int64, tiles int, ahead int, blocks int, rows int)
 
 // valuesQ4_0AVX512 adds p·V of the tiles whose V lie at pool+offsets; the first counts from position from, the last up to to; a V row is units·16 wide. scaled is room for p times the scales: rows·32.
 //
 //go:noescape
-func valuesQ4_0AVX512(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, from int, to int, units int, rows int)
+func valuesQ4_0AVX512(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
 // softmaxAVX512 turns the scores of a row into weights p and rescale factors alpha, and advances its denominator l and maximum m.
 //

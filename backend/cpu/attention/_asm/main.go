@@ -72,6 +72,13 @@ const (
 	scoreStride = 16 * 16 * 4 // bytes between the scores of two rows
 	alphaStride = 2 * 16 * 4  // bytes between the alphas of two rows
 
+	// Up to so many rows a kernel fetches what the next pass will read, beside its
+	// own loads: V of its tiles, then K of the next partition's. More rows compute
+	// for longer than memory takes.
+	fewRows = 4
+
+	nextTile = 16 * 8 // bytes from a tile's offset to that of the same tile in the next partition
+
 	scaledStride = 2 * 16 * 4 // bytes between the scaled weights of two rows
 )
 
@@ -126,7 +133,7 @@ func grid(rows, width int, each func(r, w int) vec.V) [][]vec.V {
 
 // scores: s[r][t][lane] = Σ_d q[d][r]·K_t[d][lane], d ascending.
 func scores(s *vec.ISA, e element) {
-	s.Func("scores"+e.name, "func(s, q *float32, pool *byte, offsets *int64, tiles, dim, rows int)",
+	s.Func("scores"+e.name, "func(s, q *float32, pool *byte, offsets *int64, tiles, ahead, dim, rows int)",
 		"writes the scores of rows against the tiles whose K lie at pool+offsets.")
 	perRows(s, func(rows int) {
 		out, q, pool, offsets, n := param("s"), param("q"), param("pool"), param("offsets"), param("tiles")
@@ -143,11 +150,17 @@ func scores(s *vec.ISA, e element) {
 				keys[t] = k
 			}
 			acc := grid(rows, width, func(int, int) vec.V { return s.Zero() })
-			qd, d, at := GP64(), param("dim"), GP64()
+			qd, d, at, ahead := GP64(), param("dim"), GP64(), param("ahead")
 			MOVQ(q, qd)
 			XORQ(at, at)
 			dims := s.Label("dims")
 			Label(dims)
+			if rows <= fewRows {
+				for _, k := range keys {
+					PREFETCHT0(Mem{Base: k, Index: ahead, Scale: 1})
+				}
+				ADDQ(U8(e.unit), ahead)
+			}
 			multiply(s, e, acc,
 				func(t int) Mem { return Mem{Base: keys[t], Index: at, Scale: 1} },
 				func(r, _ int) Mem { return Mem{Base: qd, Disp: 4 * r} })
@@ -208,7 +221,7 @@ func multiply(s *vec.ISA, e element, acc [][]vec.V, line func(w int) Mem, column
 // values: for each tile acc[r] = acc[r]·alpha[r][t], then for its visible j
 // ascending acc[r][d] = fma(p[r][t][j], V_t[j][d], acc[r][d]).
 func values(s *vec.ISA, e element) {
-	signature, doc := "func(acc *float32, stride int, p, alpha *float32, pool *byte, offsets *int64, tiles, from, to, units, rows int)", ""
+	signature, doc := "func(acc *float32, stride int, p, alpha *float32, pool *byte, offsets *int64, tiles, ahead, from, to, units, rows int)", ""
 	if e.scaled() {
 		signature = strings.Replace(signature, "alpha *", "alpha, scaled *", 1)
 		doc = " scaled is room for p times the scales: rows·32."
@@ -238,6 +251,18 @@ func values(s *vec.ISA, e element) {
 	})
 }
 
+// nextKeys is where a column's share of a tile's K begins in the next
+// partition, relative to that tile's offset.
+func nextKeys(e element, left reg.Register) reg.Register {
+	at := GP64()
+	Load(Param("units"), at)
+	SUBQ(left, at)
+	IMUL3Q(I32(16*e.unit), at, at)
+	ADDQ(param("pool"), at)
+	SUBQ(param("ahead"), at)
+	return at
+}
+
 // column takes width·16 dimensions of all rows through all tiles.
 func column(s *vec.ISA, e element, base, pool, rowBytes, left reg.Register, rows, width int) {
 	at, stride := GP64(), param("stride")
@@ -254,6 +279,10 @@ func column(s *vec.ISA, e element, base, pool, rowBytes, left reg.Register, rows
 	if e.scaled() {
 		scales = scalesOf(rowBytes, left)
 	}
+	var next reg.Register
+	if rows <= fewRows {
+		next = nextKeys(e, left)
+	}
 	offsets, n, p, alpha, from := param("offsets"), param("tiles"), param("p"), param("alpha"), param("from")
 	tile, lanes, whole := s.Label("tile"), s.Label("lane"), s.Label("whole")
 	Label(tile)
@@ -267,6 +296,18 @@ func column(s *vec.ISA, e element, base, pool, rowBytes, left reg.Register, rows
 	if e.scaled() {
 		weights = param("scaled")
 		scaleWeights(s, p, weights, scales, offsets, rows, width)
+	}
+	if rows <= fewRows {
+		k := GP64()
+		MOVQ(Mem{Base: offsets, Disp: nextTile}, k)
+		for line := range (16*e.unit*width + 63) / 64 {
+			PREFETCHT0(Mem{Base: k, Index: next, Scale: 1, Disp: 64 * line})
+		}
+		if e.scaled() {
+			ADDQ(scales, k)
+			SUBQ(param("ahead"), k)
+			PREFETCHT0(Mem{Base: k})
+		}
 	}
 	MOVQ(U32(16), count)
 	CMPQ(n, U8(1))

@@ -90,7 +90,7 @@ func scaleWeights(s *vec.ISA, p, scaled, scales, offsets reg.Register, rows, wid
 // dots: s[r][t][lane] = Σ_b f32(Σ_d q[b][r][d]·K_t[b][d][lane]) · (d_q·d_K),
 // blocks b of 32 dimensions ascending, the inner sum exact.
 func dots(s *vec.ISA, e element) {
-	s.Func("scores"+e.name, "func(s *float32, q, pool *byte, offsets *int64, tiles, blocks, rows int)",
+	s.Func("scores"+e.name, "func(s *float32, q, pool *byte, offsets *int64, tiles, ahead, blocks, rows int)",
 		"writes the scores of rows against the tiles whose K lie at pool+offsets.")
 	perRows(s, func(rows int) {
 		out, q, offsets, n := param("s"), param("q"), param("offsets"), param("tiles")
@@ -144,7 +144,7 @@ func dotBlocks(s *vec.ISA, e element, out, q reg.Register, keys []reg.Register, 
 			VXORPS(v, v, v)
 		}
 	}
-	qb, at, scales, left := GP64(), GP64(), GP64(), param("blocks")
+	qb, at, scales, left, ahead := GP64(), GP64(), GP64(), param("blocks"), param("ahead")
 	MOVQ(q, qb)
 	XORQ(at, at)
 	MOVQ(left, scales)
@@ -153,6 +153,16 @@ func dotBlocks(s *vec.ISA, e element, out, q reg.Register, keys []reg.Register, 
 	Label(loop)
 	code := func(t, line int) Mem {
 		return Mem{Base: keys[t], Index: at, Scale: 1, Disp: 64*line + 32*half}
+	}
+	if half == 0 && rows <= fewRows {
+		beyond := param("ahead") // of the scales
+		ADDQ(scales, beyond)
+		for t := range keys {
+			for line := range e.unit / 2 {
+				PREFETCHT0(Mem{Base: keys[t], Index: ahead, Scale: 1, Disp: 64 * line})
+			}
+			PREFETCHT0(Mem{Base: keys[t], Index: beyond, Scale: 1})
+		}
 	}
 	query := func(r, at int) Mem { return Mem{Base: qb, Disp: queryBytes*r + at} }
 	var dot [][]reg.VecVirtual
@@ -176,6 +186,7 @@ func dotBlocks(s *vec.ISA, e element, out, q reg.Register, keys []reg.Register, 
 		}
 	}
 	ADDQ(I32(32*e.unit), at)
+	ADDQ(I32(32*e.unit), ahead)
 	ADDQ(U8(32), scales)
 	ADDQ(I32(queryBytes*rows), qb)
 	DECQ(left)
