@@ -115,6 +115,9 @@ var traces = []trace{
 	}},
 	{name: "machine slows down four times", cost: line(0.12), accept: flat(0.6)},
 	{name: "draft model, acceptance turns", cost: line(0.1), accept: every(400, 200, 0.85, 0), pass: 0.1},
+	{name: "acceptance turns as the estimate does", cost: line(0.55), accept: every(24, 12, 1, 0)},
+	{name: "acceptance turns faster", cost: line(0.45), accept: every(10, 5, 0.9, 0)},
+	{name: "acceptance turns slower", cost: line(0.6), accept: every(40, 18, 1, 0)},
 	{name: "adversary", cost: line(0.5), accept: nil},
 }
 
@@ -261,5 +264,24 @@ func (tr *trace) fill() {
 	}
 	if tr.drafts == nil {
 		tr.drafts = func(*rand.Rand) int { return 8 }
+	}
+}
+
+// The purse alone: histories that claim every draft was accepted, and steps that
+// gain nothing. What is lost stays within the bound of the essay.
+func TestPurseBoundsTheLoss(t *testing.T) {
+	const steps = 5000
+	d, own, k, lost := NewDepth(NewCurve(nil), 1), &History{}, []int{0}, 0.
+	for range steps {
+		c := []Candidate{{Own: own, Max: 8}}
+		d.Plan(1, c, 0, k)
+		cost := line(0.3)(1 + k[0])
+		lost += cost - 1
+		d.Verified(&c[0], k[0], false)
+		d.Done(1, k[0], 1, 0, 0, time.Duration(cost*float64(unit)))
+	}
+	t.Logf("%.1f plain steps of %d were lost", lost, steps)
+	if most := start + 2*tithe*steps + 5; lost > most || lost < start/2 {
+		t.Errorf("%.1f plain steps lost, the bound is %.1f", lost, most)
 	}
 }

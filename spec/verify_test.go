@@ -97,7 +97,10 @@ func decode(t *testing.T, m toy, p batch.SamplingParams, e ender, propose func(o
 		stats.Drafted += v.Drafted
 		stats.Accepted += v.Accepted
 		out = append(out, v.Tokens...)
-		samples = append(samples, v.Samples...)
+		for _, s := range v.Samples {
+			s.Top = slices.Clone(s.Top)
+			samples = append(samples, s)
+		}
 		finish = v.Finish
 	}
 	return samples, finish, stats
