@@ -171,8 +171,8 @@ func (e *Engine) count(at time.Time, st *stream, res *batch.Result) {
 		if ttft > 0 && o.FirstToken != nil {
 			o.FirstToken(ttft)
 		}
-		if gap > 0 && o.TokenGap != nil {
-			o.TokenGap(gap)
+		for n := len(res.Tokens); gap > 0 && o.TokenGap != nil && n > 0; n-- {
+			o.TokenGap(gap / time.Duration(len(res.Tokens)))
 		}
 	})
 }

@@ -108,7 +108,7 @@ func (e *Engine) check(r *Request) error {
 	}
 	for i, id := range r.Prompt {
 		if vocab := e.runner.Info().Vocab; id < 0 || int(id) >= vocab {
-			return &sampler.ParamError{Param: "prompt", Message: fmt.Sprintf("token id %d at position %d is outside the vocabulary [0, %d)", id, i, vocab)}
+			return invalid("token id %d at position %d is outside the vocabulary [0, %d)", id, i, vocab)
 		}
 	}
 	if r.MaxTokens == 0 {

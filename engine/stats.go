@@ -87,10 +87,12 @@ func RefusalOf(err error) (r Refusal, ok bool) {
 
 // Observer is told what happens, on the step goroutine: its functions must be
 // quick and must not call the engine except for Stats. Nil ones are skipped.
+// TokenGap comes once for every token of a choice after its first; the tokens
+// that one step committed share the time since the last step evenly.
 type Observer struct {
 	Step       func(StepInfo)
 	FirstToken func(ttft time.Duration)
-	TokenGap   func(gap time.Duration) // between a choice's tokens (inter-token latency)
+	TokenGap   func(gap time.Duration) // inter-token latency, see below
 	Finished   func(RequestInfo)
 }
 
