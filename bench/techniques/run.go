@@ -223,7 +223,7 @@ func (s *suite) measureSwitches(t engine.Techniques, users int, name string) (*r
 	if r := s.seen[t]; r != nil {
 		return r, nil
 	}
-	s.progress(fmt.Sprintf("%s, %d users", name, users))
+	s.progress(fmt.Sprintf("%s (users: %d)", name, users))
 	r, err := s.run(t, users)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

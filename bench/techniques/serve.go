@@ -56,7 +56,7 @@ func (s *suite) run(t engine.Techniques, users int) (*result, error) {
 }
 
 // rowTime is how long a row is repeated; the slow ones stand out without.
-const rowTime = 10 * time.Second
+const rowTime = 20 * time.Second
 
 // fastest serves the prompts Reps times and keeps the fastest run: what else the
 // machine does only ever slows one down.
