@@ -107,7 +107,7 @@ func (c *Curve) Observe(rows int, took time.Duration) {
 
 // At is the expected duration of a step of so many rows. Steps of no rows take
 // no time.
-func (c *Curve) At(rows int) time.Duration { return time.Duration(c.at(rows)) }
+func (c *Curve) At(rows int) time.Duration { return seconds(c.at(rows) / float64(time.Second)) }
 
 func (c *Curve) at(rows int) float64 {
 	if rows < 1 {

@@ -49,8 +49,8 @@ import (
 //
 // All of it is a function of the calls: no clock, no chance. TestDepthNeverLoses
 // plays scripted traces against every fixed depth; with 4,000 plain steps each it
-// keeps 0.996 of plain decoding or more in all of them, and 0.96 of the best fixed
-// depth or more in those without a plan, where it often beats it.
+// keeps 0.995 of plain decoding or more in all of them, and 0.96 of the best fixed
+// depth or more in the stationary ones, where it often beats it.
 type Depth struct {
 	curve  *Curve
 	shared []History // by proposer
