@@ -103,6 +103,8 @@ type LLM struct {
 	Describe string // the backend in one line
 	backend  backend.Backend
 	model    model.Model
+	draft    *LLM                // the draft model, if there is one
+	runner   *runner.ModelRunner // of a draft model; an engine owns its own
 	bos, eos string
 }
 
@@ -130,14 +132,14 @@ func Open(ctx context.Context, name string, opt Options) (*LLM, error) {
 		return nil, err
 	}
 	l.Pool = pool
-	if opt.Speculator, err = l.newSpeculator(&opt); err != nil {
+	if opt.Speculator, err = l.newSpeculator(ctx, &opt); err != nil {
 		r.Close()
-		l.backend.Close()
+		l.Close()
 		return nil, err
 	}
 	if l.Engine, err = engine.New(r, pool.Blocks, opt.Options); err != nil {
 		r.Close()
-		l.backend.Close()
+		l.Close()
 		return nil, err
 	}
 	return l, nil
@@ -148,6 +150,12 @@ func (l *LLM) Close() error {
 	var err error
 	if l.Engine != nil {
 		err = l.Engine.Close()
+	}
+	if l.runner != nil {
+		l.runner.Close()
+	}
+	if l.draft != nil {
+		l.draft.Close()
 	}
 	if e := l.backend.Close(); err == nil {
 		err = e

@@ -2,10 +2,12 @@ package sestina
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"time"
 
+	"sestina/engine"
 	"sestina/model"
 	"sestina/spec"
 )
@@ -13,6 +15,7 @@ import (
 // speculation is --speculative-config: which proposer drafts, and how deep.
 //
 //	{"method": "ngram", "num_speculative_tokens": 8, "depth": "auto", "options": {"prompt_lookup_min": 2}}
+//	{"method": "draft_model", "model": "small.gguf"}
 type speculation struct {
 	Method  string          `json:"method"`                 // a registered proposer; "" = ngram
 	Model   string          `json:"model"`                  // of a draft model
@@ -41,7 +44,9 @@ func (o *Options) speculation() (speculation, error) {
 	switch {
 	case !known:
 		return s, fmt.Errorf("--speculative-config: method %q is not built; built: %v", s.Method, spec.Methods())
-	case s.Model != "" && s.Method != "draft_model":
+	case s.Method == draftModel && s.Model == "":
+		return s, fmt.Errorf("--speculative-config: method %q needs a \"model\": an alias, a path or org/repo[:QUANT]", s.Method)
+	case s.Model != "" && s.Method != draftModel:
 		return s, fmt.Errorf("--speculative-config: method %q takes no model", s.Method)
 	case s.Tokens < 0 || s.Tokens > spec.MaxDraft:
 		return s, fmt.Errorf("--speculative-config: num_speculative_tokens is %d, want 1…%d", s.Tokens, spec.MaxDraft)
@@ -54,8 +59,9 @@ func (o *Options) speculation() (speculation, error) {
 	return s, nil
 }
 
-// newSpeculator builds what drafts for the loaded model; nil when it is off.
-func (l *LLM) newSpeculator(o *Options) (*spec.Speculator, error) {
+// newSpeculator builds what drafts for the loaded model; nil when it is off. A
+// draft model comes behind n-gram lookup, which costs nothing where it knows.
+func (l *LLM) newSpeculator(ctx context.Context, o *Options) (*spec.Speculator, error) {
 	if o.Techniques.Speculation == "off" {
 		return nil, nil
 	}
@@ -63,8 +69,22 @@ func (l *LLM) newSpeculator(o *Options) (*spec.Speculator, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := spec.Build(s.Method, spec.Resources{Vocab: l.Info.Vocab, MaxDraft: s.Tokens, MaxSeqs: max(o.MaxNumSeqs, 1),
-		MaxLen: l.Info.MaxContext, Options: s.Options})
+	res := spec.Resources{Vocab: l.Info.Vocab, MaxDraft: s.Tokens, MaxSeqs: o.MaxNumSeqs, MaxLen: l.Info.MaxContext, Options: s.Options}
+	if res.MaxSeqs == 0 {
+		res.MaxSeqs = engine.DefaultMaxNumSeqs
+	}
+	var chain []spec.Proposer
+	if s.Method == draftModel {
+		lookup, err := spec.Build("ngram", spec.Resources{Vocab: res.Vocab, MaxDraft: res.MaxDraft, MaxSeqs: res.MaxSeqs, MaxLen: res.MaxLen})
+		if err != nil {
+			return nil, err
+		}
+		if err := l.loadDraft(ctx, s.Model, o, &res); err != nil {
+			return nil, fmt.Errorf("draft model: %w", err)
+		}
+		chain = append(chain, lookup)
+	}
+	p, err := spec.Build(s.Method, res)
 	if err != nil {
 		return nil, err
 	}
@@ -72,8 +92,50 @@ func (l *LLM) newSpeculator(o *Options) (*spec.Speculator, error) {
 	if s.Depth == "fixed" {
 		cfg.Fixed = s.Tokens
 	}
-	return spec.New(cfg, p), nil
+	return spec.New(cfg, append(chain, p)...), nil
 }
+
+// loadDraft loads a draft model with a KV pool of its own and checks that it
+// speaks the target's vocabulary.
+func (l *LLM) loadDraft(ctx context.Context, name string, o *Options, res *spec.Resources) error {
+	own := *o
+	own.Techniques.Speculation, own.EOG, own.Speculator = "off", nil, nil
+	d, err := load(ctx, name, &own)
+	if err != nil {
+		return err
+	}
+	l.draft = d
+	if err := l.sameVocabulary(d); err != nil {
+		return err
+	}
+	r, pool, err := d.newRunner(&own)
+	if err != nil {
+		return err
+	}
+	d.runner = r
+	res.Draft, res.Blocks, res.Block = r, pool.Blocks, pool.BlockSize
+	res.Rows = own.MaxNumBatchedTokens
+	if res.Rows == 0 {
+		res.Rows = engine.DefaultMaxNumBatchedTokens
+	}
+	return nil
+}
+
+// sameVocabulary compares the spelling of every id that both models have.
+func (l *LLM) sameVocabulary(d *LLM) error {
+	if l.Tokenizer == nil || d.Tokenizer == nil {
+		return nil // ids only: the proposer compares the sizes
+	}
+	for id := range int32(min(l.Tokenizer.VocabSize(), d.Tokenizer.VocabSize())) {
+		if a, b := l.Tokenizer.Token(id), d.Tokenizer.Token(id); a != b {
+			return fmt.Errorf("%s has another vocabulary than %s: token %d is %q there and %q here; take a draft model of the target's family", d.Name, l.Name, id, b, a)
+		}
+	}
+	return nil
+}
+
+// draftModel is the method that needs a second model.
+const draftModel = "draft_model"
 
 // prior is what a step should cost before any was measured: two memory-bound
 // cores reading the weights once, 30 GB/s, and 0.6 Tops of int8 arithmetic.
