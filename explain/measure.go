@@ -15,17 +15,19 @@ import (
 )
 
 // Measure adds what the loaded model shows on this machine now: through the
-// engine for whole steps, through the kernels for single operations.
-func (r *Report) Measure(ctx context.Context, llm *sestina.LLM) error {
+// engine for whole steps, through the kernels for single operations. opt are the
+// options that llm was opened with; it is opened once more for speculation.
+func (r *Report) Measure(ctx context.Context, llm *sestina.LLM, opt sestina.Options) error {
 	r.Model = fmt.Sprintf("%s: %s, %s of weights", llm.Name, llm.Info.Arch, size(llm.Info.ResidentBytes))
 	r.Machine = fmt.Sprintf("%s · %s", cpuinfo.Name(), llm.Describe)
-	m := &measurement{ctx: ctx, llm: llm}
+	m := &measurement{ctx: ctx, llm: llm, opt: opt}
 	for _, t := range []struct {
 		id   string
 		fill func(*measurement, *Section) error
 	}{
 		{"bottleneck", (*measurement).bottleneck}, {"kv-cache", (*measurement).kvCache}, {"paged-attention", (*measurement).pagedAttention},
 		{"flash-attention", (*measurement).flashAttention}, {"gqa", (*measurement).groupedQuery}, {"continuous-batching", (*measurement).batching},
+		{"speculative-decoding", (*measurement).speculation},
 	} {
 		if s := r.section(t.id); s != nil {
 			if err := t.fill(m, s); err != nil {
@@ -40,6 +42,7 @@ func (r *Report) Measure(ctx context.Context, llm *sestina.LLM) error {
 type measurement struct {
 	ctx context.Context
 	llm *sestina.LLM
+	opt sestina.Options
 	one map[string]float64 // medians of one stream, by row
 }
 

@@ -109,13 +109,13 @@ func (f *explainFlags) measure(ctx context.Context, r *explain.Report, technique
 		r.Stack(report)
 		return nil
 	}
-	f.opt.Techniques.PrefixCaching = "off" // what is timed must be computed
+	f.opt.Techniques.PrefixCaching, f.opt.Techniques.Speculation = "off", "off" // what is timed must be computed, token by token
 	llm, err := f.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer llm.Close()
-	return r.Measure(ctx, llm)
+	return r.Measure(ctx, llm, f.opt)
 }
 
 // readTechniques reads the last line of a saved output of bench techniques.
