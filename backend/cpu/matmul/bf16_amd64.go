@@ -10,23 +10,11 @@ func bf16x8x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels
 // bf16x8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
 func bf16x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// bf16x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
-func bf16x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
-
 // bf16x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func bf16x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
-// bf16x2x2AVX512 multiplies 2 x by 16·2 weight rows at a time.
-func bf16x2x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
-
 // bf16x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func bf16x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
-
-// bf16x1x4AVX512 multiplies 1 x by 16·4 weight rows at a time.
-func bf16x1x4AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
-
-// bf16x1x2AVX512 multiplies 1 x by 16·2 weight rows at a time.
-func bf16x1x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // bf16x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
 func bf16x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)

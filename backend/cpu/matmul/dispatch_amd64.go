@@ -37,8 +37,7 @@ var avx512 = sync.OnceValue(func() *Kernels {
 })
 
 var avx512BF16 = []tile{
-	{8, 2, bf16x8x2AVX512}, {8, 1, bf16x8x1AVX512}, {4, 2, bf16x4x2AVX512}, {4, 1, bf16x4x1AVX512},
-	{2, 2, bf16x2x2AVX512}, {2, 1, bf16x2x1AVX512}, {1, 4, bf16x1x4AVX512}, {1, 2, bf16x1x2AVX512}, {1, 1, bf16x1x1AVX512},
+	{8, 2, bf16x8x2AVX512}, {8, 1, bf16x8x1AVX512}, {4, 1, bf16x4x1AVX512}, {2, 1, bf16x2x1AVX512}, {1, 1, bf16x1x1AVX512},
 }
 
 var avx2BF16 = []tile{{4, 1, bf16x4x1AVX2}, {2, 1, bf16x2x1AVX2}, {1, 2, bf16x1x2AVX2}, {1, 1, bf16x1x1AVX2}}
