@@ -54,7 +54,7 @@ must read over its time, as a share of one thread's read bandwidth. The last lin
 	fs.IntVar(&c.Reps, "reps", 5, "repetitions, after one that is not counted")
 	cmd.AddCommand(newBenchServe())
 	cmd.AddCommand(newBenchTechniques())
-	cmd.AddCommand(newBenchPeers(), newBenchKernels())
+	cmd.AddCommand(newBenchPeers(), newBenchKernels(), newBenchCompare())
 	return cmd
 }
 
