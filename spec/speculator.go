@@ -54,7 +54,7 @@ type state struct {
 type outcome struct {
 	set                         bool
 	drafted, accepted           int
-	rejected, bonus, pastDrafts bool
+	rejected, bonus bool
 }
 
 // Stats count since the start.
