@@ -52,9 +52,9 @@ type state struct {
 
 // outcome is what verification found, until Done.
 type outcome struct {
-	set                         bool
-	drafted, accepted           int
-	rejected, bonus bool
+	set               bool
+	drafted, accepted int
+	rejected, bonus   bool
 }
 
 // Stats count since the start.
