@@ -39,6 +39,8 @@ type Result struct {
 	Seed         uint64
 	PromptTime   time.Duration // submission to first token: TTFT
 	OutputTime   time.Duration // first to last token
+	Drafted      int           // draft tokens verified
+	Accepted     int           // of them; the others were computed in vain
 }
 
 // TPOT is the mean time per output token after the first; 0 with fewer than two.
@@ -148,6 +150,7 @@ func (l *LLM) GenerateIDs(ctx context.Context, ids []int32, opt GenerateOptions)
 		yield(Delta{Result: &Result{
 			FinishReason: finish.String(), PromptTokens: len(ids), OutputTokens: count, CachedTokens: t.Cached, Seed: req.Sampling.Seed,
 			PromptTime: sub(t.FirstToken, t.Submitted), OutputTime: sub(t.Last, t.FirstToken),
+			Drafted: t.Drafted, Accepted: t.Accepted,
 		}}, nil)
 	}
 }

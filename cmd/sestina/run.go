@@ -28,6 +28,7 @@ type runFlags struct {
 	system string
 	raw    bool
 	show   bool
+	more   bool
 }
 
 func newRun() *cobra.Command {
@@ -48,6 +49,7 @@ Text piped to stdin is appended to the prompt. Without a prompt, on a terminal, 
 	fs.StringVar(&f.system, "system", "", "system message")
 	fs.BoolVar(&f.raw, "raw", false, "continue the prompt as it is, without the chat template")
 	fs.BoolVar(&f.show, "show-special", false, "show special tokens in the answer")
+	fs.BoolVar(&f.more, "verbose", false, "say how many draft tokens were accepted, too")
 	f.registerSampling(fs)
 	return cmd
 }
@@ -189,6 +191,9 @@ func (f *runFlags) answer(ctx context.Context, llm *sestina.LLM, ids []int32, op
 	}
 	out.Flush()
 	note("%s", doc.summary())
+	if f.more {
+		note("%s", doc.speculation())
+	}
 	if ctx.Err() != nil {
 		return errInterrupted
 	}
@@ -206,6 +211,8 @@ type runDocument struct {
 		CompletionTokens int `json:"completion_tokens"`
 		TotalTokens      int `json:"total_tokens"`
 		CachedTokens     int `json:"cached_tokens"`
+		AcceptedTokens   int `json:"accepted_prediction_tokens"`
+		RejectedTokens   int `json:"rejected_prediction_tokens"`
 	} `json:"usage"`
 	Timings struct {
 		TTFT            float64 `json:"ttft_ms"`
@@ -220,6 +227,7 @@ func (d *runDocument) fill(r *sestina.Result) {
 	d.FinishReason, d.Seed = r.FinishReason, r.Seed
 	u, t := &d.Usage, &d.Timings
 	u.PromptTokens, u.CompletionTokens, u.TotalTokens, u.CachedTokens = r.PromptTokens, r.OutputTokens, r.PromptTokens+r.OutputTokens, r.CachedTokens
+	u.AcceptedTokens, u.RejectedTokens = r.Accepted, r.Drafted-r.Accepted
 	t.TTFT, t.TPOT = ms(r.PromptTime), ms(r.TPOT())
 	if r.PromptTime > 0 {
 		t.PromptPerSecond = float64(r.PromptTokens-r.CachedTokens) / r.PromptTime.Seconds()
@@ -232,6 +240,18 @@ func (d *runDocument) fill(r *sestina.Result) {
 func (d *runDocument) summary() string {
 	return fmt.Sprintf("%d prompt tokens, TTFT %.0f ms (%.0f tok/s) · %d output tokens at %.1f tok/s (TPOT %.2f ms) · %s",
 		d.Usage.PromptTokens, d.Timings.TTFT, d.Timings.PromptPerSecond, d.Usage.CompletionTokens, d.Timings.OutputPerSecond, d.Timings.TPOT, d.FinishReason)
+}
+
+// speculation says what drafting did for the answer. Every step after the
+// first token commits one token and the drafts that were accepted.
+func (d *runDocument) speculation() string {
+	accepted, drafted := d.Usage.AcceptedTokens, d.Usage.AcceptedTokens+d.Usage.RejectedTokens
+	if drafted == 0 {
+		return "speculation: nothing was drafted"
+	}
+	decoded := max(d.Usage.CompletionTokens-1, accepted)
+	return fmt.Sprintf("speculation: %d of %d draft tokens accepted (%.0f %%), %.2f tokens per pass",
+		accepted, drafted, 100*float64(accepted)/float64(drafted), float64(decoded)/float64(max(1, decoded-accepted)))
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
