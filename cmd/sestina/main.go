@@ -100,7 +100,7 @@ and fetched on first use.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{err, commandPath(cmd)} })
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newRun(), newBench(), newPull(), newList(), newRemove(), newShow(), newVerify(), newTokenize(), newLogits(), newServe(), newVersion())
-	root.AddCommand(newExplain(), newPlan())
+	root.AddCommand(newExplain(), newPlan(), newConvert())
 	return root
 }
 
