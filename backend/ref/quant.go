@@ -12,7 +12,8 @@ import (
 // directly; the others are widened to float32.
 func HasIntegerPath(d tensor.DType) bool {
 	switch d {
-	case tensor.Q8_0, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K:
+	case tensor.Q8_0, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K,
+		tensor.Q2_K, tensor.Q3_K, tensor.IQ4_NL, tensor.MXFP4:
 		return true
 	}
 	return false
@@ -47,12 +48,14 @@ func Quantize(x []float32) []Activation {
 	return out
 }
 
-// block is 32 weights as exact integers: w = d·q + m. Q6_K's two 8-bit scales
-// are folded into q.
+// block is 32 weights as exact integers: w = d·q + m. The two integer scales of
+// Q6_K, Q3_K and Q2_K are folded into q. Q2_K has integer minima as well:
+// w = d·q - m·mins[k/16].
 type block struct {
 	q    [32]int32
 	d, m float32
 	min  bool // the format has an offset m
+	mins *[2]int32
 }
 
 // mulAdd is one step of the contract: acc = fma(Σ q·a, d·D, acc), then the offset's share.
@@ -62,7 +65,14 @@ func (w *block) mulAdd(a *Activation, acc float32) float32 {
 		s += q * int32(a.Q[k])
 	}
 	acc = f32.FMA(float32(s), float32(w.d*a.D), acc)
-	if w.min {
+	switch {
+	case w.mins != nil:
+		var low int32
+		for k, q := range a.Q {
+			low -= w.mins[k/16] * int32(q)
+		}
+		acc = f32.FMA(float32(low), float32(w.m*a.D), acc)
+	case w.min:
 		acc = f32.FMA(w.m, float32(a.D*float32(a.Sum)), acc)
 	}
 	return acc
@@ -92,6 +102,13 @@ func appendBlocks(out []block, d tensor.DType, raw []byte) []block {
 			out = appendK45(out, d, raw)
 		case tensor.Q6_K:
 			out = appendQ6(out, raw)
+		case tensor.Q2_K, tensor.Q3_K:
+			out = appendK23(out, d, raw)
+		case tensor.IQ4_NL:
+			out = append(out, codes(nibbles(block{d: half(raw)}, raw[2:], nil, 0), &iq4))
+		case tensor.MXFP4:
+			d := float32(math.Ldexp(1, int(raw[0])-128))
+			out = append(out, codes(nibbles(block{d: d}, raw[1:], nil, 0), &fp4))
 		}
 	}
 	return out
@@ -145,4 +162,47 @@ func appendQ6(out []block, raw []byte) []block {
 		out = append(out, w)
 	}
 	return out
+}
+
+// appendK23 reads a Q2_K or Q3_K super-block: 16 runs of 16 values of two bits,
+// for Q3_K with a third one from a mask.
+func appendK23(out []block, dt tensor.DType, raw []byte) []block {
+	scales, qs := raw[:16], raw[16:]
+	d, dmin := half(raw[80:]), half(raw[82:])
+	if dt == tensor.Q3_K {
+		scales, qs, d = raw[96:108], raw[32:], half(raw[108:])
+	}
+	for j := range 8 {
+		w := block{d: d}
+		if dt == tensor.Q2_K {
+			w.m, w.mins = dmin, &[2]int32{int32(scales[2*j] >> 4), int32(scales[2*j+1] >> 4)}
+		}
+		for k := range 32 {
+			q := int32(qs[j/4*32+k]>>(2*(j%4))) & 3
+			switch run := 2*j + k/16; dt {
+			case tensor.Q2_K:
+				w.q[k] = q * int32(scales[run]&15)
+			case tensor.Q3_K:
+				q |= int32(raw[k]>>j&1) << 2
+				low, high := scales[run%8]>>(4*(run/8))&15, scales[8+run%4]>>(2*(run/4))&3
+				w.q[k] = (q - 4) * (int32(low|high<<4) - 32)
+			}
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+// The values that the codes of IQ4_NL and MXFP4 stand for, the latter doubled.
+var (
+	iq4 = [16]int32{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
+	fp4 = [16]int32{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}
+)
+
+// codes replaces codes by what they stand for.
+func codes(w block, values *[16]int32) block {
+	for k, q := range w.q {
+		w.q[k] = values[q]
+	}
+	return w
 }

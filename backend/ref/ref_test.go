@@ -172,7 +172,8 @@ func TestInterleavedRotationIsThePermutedOne(t *testing.T) {
 
 func TestLinearEqualsItsDefinition(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 4))
-	for _, d := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K} {
+	for _, d := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K,
+		tensor.Q2_K, tensor.Q3_K, tensor.IQ4_NL, tensor.MXFP4} {
 		for _, act := range []backend.ActivationDType{backend.ActivationsAuto, backend.ActivationsF32} {
 			tolerance := 3e-6 // of float32 sums
 			switch {
@@ -245,10 +246,14 @@ func randomMatrix(t *testing.T, rng *rand.Rand, b *Backend, d tensor.DType, rows
 		for i := range raw {
 			raw[i] = byte(rng.Uint32())
 		}
-		scales := map[tensor.DType][]int{tensor.Q4_K: {0, 2}, tensor.Q5_K: {0, 2}, tensor.Q6_K: {208}}[d]
+		scales := map[tensor.DType][]int{tensor.Q4_K: {0, 2}, tensor.Q5_K: {0, 2}, tensor.Q6_K: {208},
+			tensor.Q2_K: {80, 82}, tensor.Q3_K: {108}, tensor.IQ4_NL: {0}}[d]
 		for at := 0; at < len(raw); at += d.BlockBytes() {
 			for _, field := range scales {
 				raw[at+field], raw[at+field+1] = byte(rng.Uint32()), 0x14 // about 1e-3
+			}
+			if d == tensor.MXFP4 {
+				raw[at] = byte(118 + rng.IntN(4)) // about 2^-8
 			}
 		}
 	}

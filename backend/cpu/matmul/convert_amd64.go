@@ -28,6 +28,18 @@ func widenQ5KAVX2(dst *float32, w *byte, groups int)
 // widenQ6KAVX2 widens a Q6K panel to float32, column after column.
 func widenQ6KAVX2(dst *float32, w *byte, groups int)
 
+// widenQ2KAVX2 widens a Q2K panel to float32, column after column.
+func widenQ2KAVX2(dst *float32, w *byte, groups int)
+
+// widenQ3KAVX2 widens a Q3K panel to float32, column after column.
+func widenQ3KAVX2(dst *float32, w *byte, groups int)
+
+// widenIQ4NLAVX2 widens a IQ4NL panel to float32, column after column.
+func widenIQ4NLAVX2(dst *float32, w *byte, groups int)
+
+// widenMXFP4AVX2 widens a MXFP4 panel to float32, column after column.
+func widenMXFP4AVX2(dst *float32, w *byte, groups int)
+
 // quantizeAVX2 writes blocks of int8 activations.
 func quantizeAVX2(dst *byte, x *float32, blocks int)
 

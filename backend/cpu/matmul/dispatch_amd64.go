@@ -44,14 +44,18 @@ var avx2BF16 = []tile{{4, 1, bf16x4x1AVX2}, {2, 1, bf16x2x1AVX2}, {1, 2, bf16x1x
 
 // dequantizeAVX2 serves both sets: it is a small part of the work of several rows.
 var dequantizeAVX2 = map[tensor.DType]dequantFunc{
-	tensor.Q4_0: widenQ40AVX2,
-	tensor.Q4_1: widenQ41AVX2,
-	tensor.Q5_0: widenQ50AVX2,
-	tensor.Q5_1: widenQ51AVX2,
-	tensor.Q8_0: widenQ80AVX2,
-	tensor.Q4_K: widenQ4KAVX2,
-	tensor.Q5_K: widenQ5KAVX2,
-	tensor.Q6_K: widenQ6KAVX2,
+	tensor.Q4_0:   widenQ40AVX2,
+	tensor.Q4_1:   widenQ41AVX2,
+	tensor.Q5_0:   widenQ50AVX2,
+	tensor.Q5_1:   widenQ51AVX2,
+	tensor.Q8_0:   widenQ80AVX2,
+	tensor.Q4_K:   widenQ4KAVX2,
+	tensor.Q5_K:   widenQ5KAVX2,
+	tensor.Q6_K:   widenQ6KAVX2,
+	tensor.Q2_K:   widenQ2KAVX2,
+	tensor.Q3_K:   widenQ3KAVX2,
+	tensor.IQ4_NL: widenIQ4NLAVX2,
+	tensor.MXFP4:  widenMXFP4AVX2,
 }
 
 var avx512Kernels = &Kernels{
@@ -89,6 +93,22 @@ var avx512Kernels = &Kernels{
 			{8, 1, int8Q6Kx8x1AVX512}, {4, 2, int8Q6Kx4x2AVX512}, {4, 1, int8Q6Kx4x1AVX512}, {2, 1, int8Q6Kx2x1AVX512},
 			{1, 1, int8Q6Kx1x1AVX512},
 		},
+		tensor.Q2_K: {
+			{8, 1, int8Q2Kx8x1AVX512}, {4, 2, int8Q2Kx4x2AVX512}, {4, 1, int8Q2Kx4x1AVX512}, {2, 1, int8Q2Kx2x1AVX512},
+			{1, 1, int8Q2Kx1x1AVX512},
+		},
+		tensor.Q3_K: {
+			{8, 1, int8Q3Kx8x1AVX512}, {4, 2, int8Q3Kx4x2AVX512}, {4, 1, int8Q3Kx4x1AVX512}, {2, 1, int8Q3Kx2x1AVX512},
+			{1, 1, int8Q3Kx1x1AVX512},
+		},
+		tensor.IQ4_NL: {
+			{6, 2, int8IQ4NLx6x2AVX512}, {6, 1, int8IQ4NLx6x1AVX512}, {4, 2, int8IQ4NLx4x2AVX512}, {4, 1, int8IQ4NLx4x1AVX512},
+			{2, 1, int8IQ4NLx2x1AVX512}, {1, 1, int8IQ4NLx1x1AVX512},
+		},
+		tensor.MXFP4: {
+			{6, 2, int8MXFP4x6x2AVX512}, {6, 1, int8MXFP4x6x1AVX512}, {4, 2, int8MXFP4x4x2AVX512}, {4, 1, int8MXFP4x4x1AVX512},
+			{2, 1, int8MXFP4x2x1AVX512}, {1, 1, int8MXFP4x1x1AVX512},
+		},
 		tensor.F32: {
 			{8, 2, floatF32x8x2AVX512}, {8, 1, floatF32x8x1AVX512}, {4, 2, floatF32x4x2AVX512}, {4, 1, floatF32x4x1AVX512},
 			{2, 2, floatF32x2x2AVX512}, {2, 1, floatF32x2x1AVX512}, {1, 2, floatF32x1x2AVX512}, {1, 1, floatF32x1x1AVX512},
@@ -111,14 +131,18 @@ var avx512Kernels = &Kernels{
 var avx2Kernels = &Kernels{
 	ISA: AVX2,
 	tiles: map[tensor.DType][]tile{
-		tensor.Q4_0: {{4, 1, int8Q40x4x1AVX2}, {2, 1, int8Q40x2x1AVX2}, {1, 1, int8Q40x1x1AVX2}},
-		tensor.Q4_1: {{4, 1, int8Q41x4x1AVX2}, {2, 1, int8Q41x2x1AVX2}, {1, 1, int8Q41x1x1AVX2}},
-		tensor.Q5_0: {{4, 1, int8Q50x4x1AVX2}, {2, 1, int8Q50x2x1AVX2}, {1, 1, int8Q50x1x1AVX2}},
-		tensor.Q5_1: {{4, 1, int8Q51x4x1AVX2}, {2, 1, int8Q51x2x1AVX2}, {1, 1, int8Q51x1x1AVX2}},
-		tensor.Q8_0: {{4, 1, int8Q80x4x1AVX2}, {2, 1, int8Q80x2x1AVX2}, {1, 1, int8Q80x1x1AVX2}},
-		tensor.Q4_K: {{4, 1, int8Q4Kx4x1AVX2}, {2, 1, int8Q4Kx2x1AVX2}, {1, 1, int8Q4Kx1x1AVX2}},
-		tensor.Q5_K: {{4, 1, int8Q5Kx4x1AVX2}, {2, 1, int8Q5Kx2x1AVX2}, {1, 1, int8Q5Kx1x1AVX2}},
-		tensor.Q6_K: {{4, 1, int8Q6Kx4x1AVX2}, {2, 1, int8Q6Kx2x1AVX2}, {1, 1, int8Q6Kx1x1AVX2}},
+		tensor.Q4_0:   {{4, 1, int8Q40x4x1AVX2}, {2, 1, int8Q40x2x1AVX2}, {1, 1, int8Q40x1x1AVX2}},
+		tensor.Q4_1:   {{4, 1, int8Q41x4x1AVX2}, {2, 1, int8Q41x2x1AVX2}, {1, 1, int8Q41x1x1AVX2}},
+		tensor.Q5_0:   {{4, 1, int8Q50x4x1AVX2}, {2, 1, int8Q50x2x1AVX2}, {1, 1, int8Q50x1x1AVX2}},
+		tensor.Q5_1:   {{4, 1, int8Q51x4x1AVX2}, {2, 1, int8Q51x2x1AVX2}, {1, 1, int8Q51x1x1AVX2}},
+		tensor.Q8_0:   {{4, 1, int8Q80x4x1AVX2}, {2, 1, int8Q80x2x1AVX2}, {1, 1, int8Q80x1x1AVX2}},
+		tensor.Q4_K:   {{4, 1, int8Q4Kx4x1AVX2}, {2, 1, int8Q4Kx2x1AVX2}, {1, 1, int8Q4Kx1x1AVX2}},
+		tensor.Q5_K:   {{4, 1, int8Q5Kx4x1AVX2}, {2, 1, int8Q5Kx2x1AVX2}, {1, 1, int8Q5Kx1x1AVX2}},
+		tensor.Q6_K:   {{4, 1, int8Q6Kx4x1AVX2}, {2, 1, int8Q6Kx2x1AVX2}, {1, 1, int8Q6Kx1x1AVX2}},
+		tensor.Q2_K:   {{4, 1, int8Q2Kx4x1AVX2}, {2, 1, int8Q2Kx2x1AVX2}, {1, 1, int8Q2Kx1x1AVX2}},
+		tensor.Q3_K:   {{4, 1, int8Q3Kx4x1AVX2}, {2, 1, int8Q3Kx2x1AVX2}, {1, 1, int8Q3Kx1x1AVX2}},
+		tensor.IQ4_NL: {{4, 1, int8IQ4NLx4x1AVX2}, {2, 1, int8IQ4NLx2x1AVX2}, {1, 1, int8IQ4NLx1x1AVX2}},
+		tensor.MXFP4:  {{4, 1, int8MXFP4x4x1AVX2}, {2, 1, int8MXFP4x2x1AVX2}, {1, 1, int8MXFP4x1x1AVX2}},
 		tensor.F32: {
 			{4, 1, floatF32x4x1AVX2}, {2, 2, floatF32x2x2AVX2}, {2, 1, floatF32x2x1AVX2}, {1, 2, floatF32x1x2AVX2},
 			{1, 1, floatF32x1x1AVX2},

@@ -29,18 +29,21 @@ func mulInt8Generic(out []float32, outStride int, w *Packed, panel0, panels int,
 	}
 }
 
-// accumulate adds one block's product to a sum, in the contract's order: integers exactly, one FMA for the scale, one for
-// the minimum.
+// accumulate adds one block's product to a sum, in the contract's order: integers exactly (integer scales and Q2_K's
+// integer minima too), one FMA for the scale, one for the minimum.
 func (b *block) accumulate(acc float32, weights *[8]uint32, s scales, act []byte) float32 {
 	word := func(at int) int32 { return int32(le.Uint32(act[at:])) }
 	first, last := dot16(weights[:4], act), dot16(weights[4:], act[16:])
 	sum := first + last + b.layout.offset*word(actNeg)
-	if b.dtype == tensor.Q6_K {
-		sum = s.sc0*(first+b.layout.offset*word(actNeg0)) + s.sc1*(last+b.layout.offset*word(actNeg1))
+	if b.layout.halves() {
+		sum = s.sc[0]*(first+b.layout.offset*word(actNeg0)) + s.sc[1]*(last+b.layout.offset*word(actNeg1))
 	}
 	d, ds := math.Float32frombits(uint32(word(actD))), math.Float32frombits(uint32(word(actDS)))
 	acc = f32.FMA(float32(sum), float32(s.d*d), acc)
-	if b.layout.min {
+	switch {
+	case b.dtype == tensor.Q2_K:
+		acc = f32.FMA(float32(s.mn[0]*word(actNeg0)+s.mn[1]*word(actNeg1)), float32(s.m*d), acc)
+	case b.layout.min:
 		acc = f32.FMA(s.m, ds, acc)
 	}
 	return acc

@@ -75,3 +75,39 @@ func int8Q6Kx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panel
 
 // int8Q6Kx1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
 func int8Q6Kx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q2Kx4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q2Kx4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q2Kx2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q2Kx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q2Kx1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q2Kx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q3Kx4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q3Kx4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q3Kx2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q3Kx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q3Kx1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q3Kx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8IQ4NLx4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func int8IQ4NLx4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8IQ4NLx2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func int8IQ4NLx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8IQ4NLx1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func int8IQ4NLx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
+func int8MXFP4x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
+func int8MXFP4x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x1x1AVX2 multiplies 1 x by 16·1 weight rows at a time.
+func int8MXFP4x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)

@@ -141,3 +141,69 @@ func int8Q6Kx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 
 // int8Q6Kx1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
 func int8Q6Kx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q2Kx8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func int8Q2Kx8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q2Kx4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func int8Q2Kx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q2Kx4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q2Kx4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q2Kx2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q2Kx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q2Kx1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q2Kx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q3Kx8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func int8Q3Kx8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q3Kx4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func int8Q3Kx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q3Kx4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func int8Q3Kx4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q3Kx2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func int8Q3Kx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q3Kx1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func int8Q3Kx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8IQ4NLx6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
+func int8IQ4NLx6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8IQ4NLx6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
+func int8IQ4NLx6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8IQ4NLx4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func int8IQ4NLx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8IQ4NLx4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func int8IQ4NLx4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8IQ4NLx2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func int8IQ4NLx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8IQ4NLx1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func int8IQ4NLx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
+func int8MXFP4x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
+func int8MXFP4x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
+func int8MXFP4x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
+func int8MXFP4x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
+func int8MXFP4x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
+func int8MXFP4x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)

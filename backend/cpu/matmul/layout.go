@@ -15,6 +15,10 @@ import "sestina/tensor"
 //	Q4_K    8      16 f16 d, dmin  4                                              16 u8 scale, min 296
 //	Q5_K    8      16 f16 d, dmin  4, 1                                           16 u8 scale, min 360
 //	Q6_K    8      16 f16 d        4, 2 of bits 4-5 (field i: vectors i, i+4)     2 × 16 s8 scale  420
+//	Q2_K    8      16 f16 d, dmin  2 (field i of line h: vector 4h+i)             2 × 16 u4 scale, u4 min  168
+//	Q3_K    8      16 f16 d        2, 1 of third bits                             2 × 16 s8 scale  228
+//	IQ4_NL  1      -               4 of codes                                     16 f16 d         288
+//	MXFP4   1      -               4 of codes                                     16 u8 exponent   272
 //
 // Scalar formats have no blocks: F32 and F16 hold column after column of 16 elements, BF16 two columns interleaved, so that
 // row r's elements k and k+1 are the lower and upper half of the 32-bit word r of a line. A last odd column has zeros beside it.
@@ -25,6 +29,7 @@ type layout struct {
 	// Integer formats: value = d·(w-offset) [+ m].
 	offset int32
 	min    bool
+	codes  *[16]int8 // what 4-bit weights stand for: w = codes[i] + offset
 
 	// pack stores part of one row, whole groups in the file's format, as row lane of dst, the same groups of a panel.
 	pack func(dst, row []byte, lane int)
@@ -44,12 +49,23 @@ var layouts = map[tensor.DType]*layout{
 	tensor.Q4_K: {blocks: 8, head: 64, lines: 4, tail: 32, min: true, pack: packQ4_K},
 	tensor.Q5_K: {blocks: 8, head: 64, lines: 5, tail: 32, min: true, pack: packQ5_K},
 	tensor.Q6_K: {blocks: 8, head: 32, lines: 6, tail: 32, offset: 32, pack: packQ6_K},
+	tensor.Q2_K: {blocks: 8, head: 64, lines: 2, tail: 32, min: true, pack: packQ2_K},
+	tensor.Q3_K: {blocks: 8, head: 32, lines: 3, tail: 32, offset: 4, pack: packQ3_K},
+
+	tensor.IQ4_NL: {blocks: 1, lines: 4, tail: 32, offset: 128, codes: &iq4Codes, pack: packQ4_0},
+	tensor.MXFP4:  {blocks: 1, lines: 4, tail: 16, offset: 16, codes: &fp4Codes, pack: packMXFP4},
 }
+
+// The values of 4-bit codes: IQ4_NL's levels, and twice those of E2M1.
+var (
+	iq4Codes = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
+	fp4Codes = [16]int8{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}
+)
 
 // DTypes returns the formats that can be packed.
 func DTypes() []tensor.DType {
 	return []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1,
-		tensor.Q4_K, tensor.Q5_K, tensor.Q6_K}
+		tensor.Q4_K, tensor.Q5_K, tensor.Q6_K, tensor.Q2_K, tensor.Q3_K, tensor.IQ4_NL, tensor.MXFP4}
 }
 
 func layoutOf(dt tensor.DType) *layout { return layouts[dt] }

@@ -358,8 +358,9 @@ func TestSizes(t *testing.T) {
 	}{
 		{tensor.Q4_0, 64, 576, 100}, {tensor.Q4_1, 64, 32, 100}, {tensor.Q5_0, 64, 96, 100}, {tensor.Q5_1, 64, 96, 100},
 		{tensor.Q8_0, 64, 576, 100}, {tensor.Q6_K, 64, 512, 100}, {tensor.Q4_K, 64, 256, 103}, {tensor.Q5_K, 64, 256, 103},
+		{tensor.Q2_K, 64, 512, 100}, {tensor.Q3_K, 64, 256, 104}, {tensor.IQ4_NL, 64, 96, 100}, {tensor.MXFP4, 64, 96, 100},
 		{tensor.F32, 64, 7, 100}, {tensor.F16, 64, 7, 100}, {tensor.BF16, 64, 8, 100}, {tensor.BF16, 64, 7, 115},
-		{tensor.Q4_0, 64, 40, 0}, {tensor.Q4_K, 64, 128, 0}, {tensor.Q2_K, 64, 256, 0}, {tensor.F16, 0, 8, 0}, {tensor.F16, 8, -8, 0},
+		{tensor.Q4_0, 64, 40, 0}, {tensor.Q4_K, 64, 128, 0}, {tensor.IQ4_XS, 64, 256, 0}, {tensor.F16, 0, 8, 0}, {tensor.F16, 8, -8, 0},
 		{tensor.F32, math.MaxInt, math.MaxInt, 0},
 	} {
 		size, err := PackedSize(c.dt, c.n, c.k)

@@ -13,13 +13,13 @@ import (
 // The oracle reads weights from the file's bytes, not from packed ones, and follows the numerics contract one scalar at a
 // time. It shares no code with the kernels or their pure Go twins.
 
-// fileBlock is 32 columns of one row of a file: value = d·q [+ m]; Q6_K: d·sc[k/16]·q.
+// fileBlock is 32 columns of one row of a file: value = d·q [+ m]; with halves d·sc[k/16]·q [- m·mn[k/16]].
 type fileBlock struct {
 	q      [32]int32 // offset subtracted
 	d, m   float32
-	sc     [2]int32
+	sc, mn [2]int32
 	min    bool
-	halves bool // Q6_K: a scale for each half
+	halves bool // a scale for each half; Q2_K: and a minimum
 }
 
 func f16At(b []byte) float32 { return tensor.Float16(le.Uint16(b)).Float32() }
@@ -61,6 +61,24 @@ func readFileBlock(dt tensor.DType, x []byte, b int) fileBlock {
 			fb.q[k] = int32(lo) + int32(hi)*16 - 32
 			fb.d, fb.halves = f16At(x[208:]), true
 			fb.sc = [2]int32{int32(int8(x[192+2*b])), int32(int8(x[193+2*b]))}
+		case tensor.Q2_K:
+			i := 32*b + k
+			fb.q[k] = int32(x[16+i/128*32+i%32] >> (i % 128 / 32 * 2) & 3)
+			fb.d, fb.m, fb.min, fb.halves = f16At(x[80:]), f16At(x[82:]), true, true
+			fb.sc[k/16], fb.mn[k/16] = int32(x[i/16]%16), int32(x[i/16]/16)
+		case tensor.Q3_K:
+			i := 32*b + k
+			fb.q[k] = int32(x[32+i/128*32+i%32]>>(i%128/32*2)&3) + int32(x[i%32]>>(i/32)&1)*4 - 4
+			fb.d, fb.halves = f16At(x[108:]), true
+			s := i / 16
+			low, high := x[96+s%8]>>(s/8*4)&15, x[104+s%4]>>(s/4*2)&3
+			fb.sc[k/16] = int32(low) + int32(high)*16 - 32
+		case tensor.IQ4_NL:
+			fb.q[k] = []int32{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}[nibble(x[2:], k)]
+		case tensor.MXFP4:
+			code := nibble(x[1:], k)
+			fb.q[k] = []int32{0, 1, 2, 3, 4, 6, 8, 12}[code%8] * (1 - code/8*2)
+			fb.d = float32(math.Ldexp(1, int(x[0])-128))
 		}
 	}
 	if dt == tensor.Q4_K || dt == tensor.Q5_K {
@@ -91,7 +109,14 @@ func (b *fileBlock) step(acc float32, a []byte) float32 {
 	}
 	da, ds := math.Float32frombits(le.Uint32(a[32:])), math.Float32frombits(le.Uint32(a[36:]))
 	acc = f32.FMA(float32(sum), float32(b.d*da), acc)
-	if b.min {
+	switch {
+	case b.min && b.halves:
+		low := int64(0)
+		for k := range b.q {
+			low -= int64(b.mn[k/16]) * int64(int8(a[k]))
+		}
+		acc = f32.FMA(float32(low), float32(b.m*da), acc)
+	case b.min:
 		acc = f32.FMA(b.m, ds, acc)
 	}
 	return acc
@@ -195,7 +220,7 @@ const (
 // scaleFields are the places of float16 fields in a block of a file.
 var scaleFields = map[tensor.DType][]int{
 	tensor.Q4_0: {0}, tensor.Q4_1: {0, 2}, tensor.Q5_0: {0}, tensor.Q5_1: {0, 2}, tensor.Q8_0: {0},
-	tensor.Q4_K: {0, 2}, tensor.Q5_K: {0, 2}, tensor.Q6_K: {208},
+	tensor.Q4_K: {0, 2}, tensor.Q5_K: {0, 2}, tensor.Q6_K: {208}, tensor.Q2_K: {80, 82}, tensor.Q3_K: {108}, tensor.IQ4_NL: {0},
 }
 
 // rawMatrix makes n rows of k weights in a file's format.
@@ -208,6 +233,11 @@ func rawMatrix(rng *rand.Rand, dt tensor.DType, n, k int, f fill) []byte {
 		raw[i] = [numFills]byte{byte(rng.Uint32()), 0xff, 0, byte(rng.Uint32())}[f]
 		if dt == tensor.Q8_0 && f != ordinary && f != strange {
 			raw[i] ^= 0x80 // 127 and -128
+		}
+	}
+	if dt == tensor.MXFP4 {
+		for at := 0; at < len(raw) && f != strange; at += 17 {
+			raw[at] = byte(120 + rng.IntN(8))
 		}
 	}
 	odd := []tensor.Float16{0x7c00, 0xfc00, 0x7e00, 0x0001, 0x8000, 0x7bff}
@@ -272,11 +302,12 @@ func TestOracleReadsWhatDecodeReads(t *testing.T) {
 		}
 		for i, b := range fileBlocks(dt, raw) {
 			for k, q := range b.q {
-				d := b.d
-				if dt == tensor.Q6_K {
+				d, m := b.d, b.m
+				if b.halves {
 					d *= float32(b.sc[k/16])
+					m = -float32(m * float32(b.mn[k/16]))
 				}
-				got := float32(d*float32(q)) + b.m
+				got := float32(d*float32(q)) + m
 				if got != want[i*32+k] {
 					t.Fatalf("%v element %d: %v, Decode says %v", dt, i*32+k, got, want[i*32+k])
 				}

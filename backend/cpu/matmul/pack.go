@@ -60,6 +60,25 @@ func putWords(lines []byte, lane int, qs []byte) {
 	}
 }
 
+// putPairs stores two bits of 32 elements, shift bits up in their bytes, in two lines: vector 4h+i in field i of line h.
+func putPairs(lines []byte, lane int, qs []byte, shift int) {
+	for h := range 2 {
+		var word uint32
+		for i := range 4 {
+			word |= le.Uint32(qs[16*h+4*i:]) >> shift & lowPairs << (2 * i)
+		}
+		le.PutUint32(lines[h*lineBytes+4*lane:], word)
+	}
+}
+
+// planeBits gathers bit b of 32 bytes: bit v of byte i is that of byte 4v+i.
+func planeBits(plane []byte, b int) (word uint32) {
+	for v := range 8 {
+		word |= le.Uint32(plane[4*v:]) >> b & lowBits << v
+	}
+	return word
+}
+
 func packQ4_0(dst, row []byte, lane int) {
 	for ; len(row) > 0; dst, row = dst[288:], row[18:] {
 		putWords(dst, lane, row[2:])
@@ -125,11 +144,7 @@ func packQ5_K(dst, row []byte, lane int) {
 		packHeadK(dst, row, lane, 352)
 		packNibblesK(dst[64:], row[48:], lane, 352)
 		for b := range 8 {
-			var word uint32
-			for v := range 8 {
-				word |= le.Uint32(row[16+4*v:]) >> b & lowBits << v
-			}
-			le.PutUint32(dst[64+b*352+256+4*lane:], word)
+			le.PutUint32(dst[64+b*352+256+4*lane:], planeBits(row[16:], b))
 		}
 	}
 }
@@ -176,12 +191,44 @@ func packBlockQ6(dst, row []byte, lane, b int) {
 		hi := le.Uint32(ql[16+4*j:]) >> nibbleShift & lowNibbles
 		le.PutUint32(dst[j*lineBytes+4*lane:], lo|hi<<4)
 	}
-	for half := range 2 { // upper bits of vectors 4·half + i in field i of line 4 + half
-		var word uint32
-		for i := range 4 {
-			word |= le.Uint32(qh[16*half+4*i:]) >> pairShift & lowPairs << (2 * i)
-		}
-		le.PutUint32(dst[(4+half)*lineBytes+4*lane:], word)
-	}
+	putPairs(dst[4*lineBytes:], lane, qh, pairShift)
 	dst[384+lane], dst[400+lane] = row[192+2*b], row[193+2*b]
+}
+
+func packQ2_K(dst, row []byte, lane int) {
+	for ; len(row) > 0; dst, row = dst[64+8*160:], row[84:] {
+		put16(dst, lane, row[80:])
+		put16(dst[32:], lane, row[82:])
+		for b := range 8 {
+			block := dst[64+b*160:]
+			putPairs(block, lane, row[16+b/4*32:], b%4*2)
+			block[128+lane], block[144+lane] = row[2*b], row[2*b+1]
+		}
+	}
+}
+
+func packQ3_K(dst, row []byte, lane int) {
+	for ; len(row) > 0; dst, row = dst[32+8*224:], row[110:] {
+		put16(dst, lane, row[108:])
+		for b := range 8 {
+			block := dst[32+b*224:]
+			putPairs(block, lane, row[32+b/4*32:], b%4*2)
+			le.PutUint32(block[128+4*lane:], planeBits(row, b))
+			for h := range 2 {
+				block[192+16*h+lane] = scaleQ3(row[96:108], 2*b+h)
+			}
+		}
+	}
+}
+
+// scaleQ3 is scale i of a Q3_K group as a signed byte: low nibbles in bytes 0-7, upper pairs of bits in bytes 8-11.
+func scaleQ3(packed []byte, i int) byte {
+	return (packed[i%8]>>(i/8*4)&15 | packed[8+i%4]>>(i/4*2)&3<<4) - 32
+}
+
+func packMXFP4(dst, row []byte, lane int) {
+	for ; len(row) > 0; dst, row = dst[272:], row[17:] {
+		putWords(dst, lane, row[1:])
+		dst[256+lane] = row[0]
+	}
 }

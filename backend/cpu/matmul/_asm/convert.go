@@ -13,7 +13,8 @@ import (
 func convert() {
 	c := constants()
 	for _, f := range formats {
-		dequantize(&yKernel{format: f, m: 1, constant: c})
+		y := newYKernel(f, c)
+		dequantize(&y)
 	}
 	quantize()
 	read()
@@ -79,7 +80,7 @@ func dequantize(y *yKernel) {
 func widenHalf(y *yKernel, dst GPVirtual, h int) {
 	d, m := y.scales(h)
 	var offset VecVirtual
-	if y.shift > 0 && y.lines != 8 {
+	if y.shift > 0 && !y.signed() {
 		offset = YMM()
 		g := GP32()
 		MOVL(U32(1<<y.shift), g)
@@ -87,17 +88,21 @@ func widenHalf(y *yKernel, dst GPVirtual, h int) {
 		VPBROADCASTD(offset.AsX(), offset)
 	}
 	for v := range 8 {
-		scale := d
-		if y.q6() {
-			scale = YMM()
-			VPMOVSXBD(y.at(64*y.lines+16*(v/4)+8*h), scale)
+		scale, low := d, m
+		if y.halves() {
+			scale = y.halfScale(h, v/4)
 			VCVTDQ2PS(scale, scale)
 			VMULPS(d, scale, scale)
+		}
+		if y.q2() {
+			low = y.halfMin(h, v/4)
+			VCVTDQ2PS(low, low)
+			VMULPS(m, low, low)
 		}
 		w := y.unpack(h, v)
 		for j := range 4 {
 			x := YMM()
-			if y.lines == 8 { // signed bytes
+			if y.signed() { // signed bytes
 				VPSLLD(U8(24-8*j), w, x)
 				VPSRAD(U8(24), x, x)
 			} else {
@@ -112,8 +117,8 @@ func widenHalf(y *yKernel, dst GPVirtual, h int) {
 			switch {
 			case y.min:
 				VADDPS(m, x, x)
-			case y.k:
-				VSUBPS(m, x, x)
+			case y.k, y.q2():
+				VSUBPS(low, x, x)
 			}
 			VMOVUPS(x, Mem{Base: dst, Disp: (4*v+j)*64 + 32*h})
 		}

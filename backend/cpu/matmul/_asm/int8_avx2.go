@@ -10,13 +10,16 @@ import (
 
 // int8AVX2 writes the kernels for 256 bits: a line of 64 bytes is taken as two halves, rows 0-7 and 8-15, with wide
 // weights in two parts of four vectors. VPMADDUBSW adds pairs of products in 16 bits, saturating; with weights of at most 15,
-// 31 and 63 eight, four and two such sums fit (15·127·2·8 = 30,480; 31·127·2·4 = 31,496; 63·127·2·2 = 32,004). Q8_0 goes by
-// the sign trick: |w| times ±a, where 128·127·2 = 32,512 fits once.
+// 31 and 63 eight, four and two such sums fit (15·127·2·8 = 30,480; 31·127·2·4 = 31,496; 63·127·2·2 = 32,004). Q8_0 and
+// IQ4_NL go by the sign trick: |w| times ±a, where 128·127·2 = 32,512 fits once.
 func int8AVX2() {
 	c := constants()
 	for _, f := range formats {
+		y := newYKernel(f, c)
 		for _, m := range []int{4, 2, 1} {
-			(&yKernel{format: f, m: m, constant: c}).write()
+			k := y
+			k.m = m
+			k.write()
 		}
 	}
 }
@@ -24,13 +27,27 @@ func int8AVX2() {
 // constants places the 32-byte constants in memory: VEX code has too few registers for them.
 func constants() map[uint32]Mem {
 	c := map[uint32]Mem{}
-	for _, word := range []uint32{0x0f0f0f0f, 0x10101010, 0x30303030, 0x80808080, 0x00010001, 0xff} {
+	for _, word := range []uint32{0x0f0f0f0f, 0x10101010, 0x30303030, 0x80808080, 0x00010001, 0xff,
+		0x03030303, 0x04040404, 1, 1 << 21} {
 		c[word] = GLOBL(fmt.Sprintf("c%08x", word), RODATA|NOPTR)
 		for i := range 8 {
 			DATA(4*i, U32(word))
 		}
 	}
 	return c
+}
+
+// newYKernel places a format's codes in memory.
+func newYKernel(f format, c map[uint32]Mem) yKernel {
+	y := yKernel{format: f, constant: c}
+	switch {
+	case f.codes == nil:
+	case f.signed():
+		y.table = f.codeTable(0, 32)
+	default:
+		y.table = f.codeTable(1<<f.shift, 32)
+	}
+	return y
 }
 
 type yKernel struct {
@@ -41,6 +58,7 @@ type yKernel struct {
 	act      *rows
 	acc      [2][]Op // by half; registers, or memory for many rows
 	constant map[uint32]Mem
+	table    Mem // of codes
 }
 
 func (y *yKernel) write() {
@@ -155,13 +173,12 @@ func (y *yKernel) half(h int) {
 			w = append(w, y.unpack(h, 4*part+v))
 		}
 		var sc VecVirtual
-		if y.q6() {
-			sc = YMM()
-			VPMOVSXBD(y.at(64*y.lines+16*part+8*h), sc)
+		if y.halves() {
+			sc = y.halfScale(h, part)
 		}
 		for i := range sums {
 			sum := y.dot(i, part, w)
-			if y.q6() {
+			if y.halves() {
 				VPMULLD(sc, sum, sum)
 			}
 			if part > 0 {
@@ -171,13 +188,38 @@ func (y *yKernel) half(h int) {
 		}
 	}
 	d, m := y.scales(h)
+	var mins []VecVirtual
+	if y.q2() {
+		mins = []VecVirtual{y.halfMin(h, 0), y.halfMin(h, 1)}
+	}
 	for i, sum := range sums {
-		y.accumulate(i, y.acc[h][i], sum, d, m)
+		y.accumulate(i, y.acc[h][i], sum, d, m, mins)
 	}
 }
 
-// accumulate adds one row's sum of a block, scaled, to its accumulator.
-func (y *yKernel) accumulate(i int, to Op, sum, d, m VecVirtual) {
+// halfScale loads the integer scale of eight rows of a part of a block.
+func (y *yKernel) halfScale(h, part int) VecVirtual {
+	sc, from := YMM(), y.at(64*y.lines+16*part+8*h)
+	if !y.q2() {
+		VPMOVSXBD(from, sc)
+		return sc
+	}
+	VPMOVZXBD(from, sc)
+	VPSLLD(U8(28), sc, sc) // the low nibble
+	VPSRLD(U8(28), sc, sc)
+	return sc
+}
+
+// halfMin loads the integer minimum that shares a byte with a scale.
+func (y *yKernel) halfMin(h, part int) VecVirtual {
+	m := YMM()
+	VPMOVZXBD(y.at(64*y.lines+16*part+8*h), m)
+	VPSRLD(U8(4), m, m)
+	return m
+}
+
+// accumulate adds one row's sum of a block, scaled, to its accumulator. mins are the integer minima that m scales, if any.
+func (y *yKernel) accumulate(i int, to Op, sum, d, m VecVirtual, mins []VecVirtual) {
 	acc := to
 	if y.inMemory() {
 		acc = YMM()
@@ -197,17 +239,39 @@ func (y *yKernel) accumulate(i int, to Op, sum, d, m VecVirtual) {
 	case y.k: // m is the minimum itself, to be subtracted
 		VFNMADD231PS(factor, m, acc)
 	}
+	if mins != nil {
+		VPBROADCASTD(y.act.at(i, actNeg0), sum)
+		VPMULLD(mins[0], sum, sum)
+		VPBROADCASTD(y.act.at(i, actNeg1), factor)
+		VPMULLD(mins[1], factor, factor)
+		VPADDD(factor, sum, sum)
+		VCVTDQ2PS(sum, sum)
+		VBROADCASTSS(y.act.at(i, actD), factor)
+		VMULPS(factor, m, factor)
+		VFMADD231PS(factor, sum, acc)
+	}
 	if y.inMemory() {
 		VMOVUPS(acc, to)
 	}
 }
 
-// unpack loads half h of vector v: unsigned bytes, but Q8_0 signed.
+// unpack loads half h of vector v: bytes, signed or not as the format says.
 func (y *yKernel) unpack(h, v int) VecVirtual {
 	w := YMM()
 	if y.lines == 8 {
 		VMOVDQU(y.at(64*v+32*h), w)
 		VPXOR(y.constant[0x80808080], w, w)
+		return w
+	}
+	if y.lines < 4 { // field v%4 of line v/4
+		VMOVDQU(y.at(64*(v/4)+32*h), w)
+		if v%4 > 0 {
+			VPSRLW(U8(v%4*2), w, w)
+		}
+		VPAND(y.constant[0x03030303], w, w)
+		if y.lines == 3 {
+			y.insert(128+32*h, 2-v, 0x04040404, w)
+		}
 		return w
 	}
 	VMOVDQU(y.at(64*(v%4)+32*h), w)
@@ -220,6 +284,11 @@ func (y *yKernel) unpack(h, v int) VecVirtual {
 		y.insert(256+32*h, 4-v, 0x10101010, w)
 	case 6:
 		y.insert(256+v/4*64+32*h, 4-v%4*2, 0x30303030, w)
+	}
+	if y.codes != nil {
+		table := YMM()
+		VMOVDQU(y.table, table)
+		VPSHUFB(w, table, w)
 	}
 	return w
 }
@@ -251,9 +320,15 @@ func (y *yKernel) scales(h int) (d, m VecVirtual) {
 			VCVTPH2PS(Mem{Base: y.heads, Disp: 32*i + 16*h}, of)
 			VMULPS(of, x, x)
 		}
-	case y.q6():
+	case y.halves():
 		d = YMM()
 		VCVTPH2PS(Mem{Base: y.heads, Disp: 16 * h}, d)
+		if y.q2() {
+			m = YMM()
+			VCVTPH2PS(Mem{Base: y.heads, Disp: 32 + 16*h}, m)
+		}
+	case y.e8():
+		d = y.exponents(y.at(tail + 8*h))
 	default:
 		d = YMM()
 		VCVTPH2PS(y.at(tail+16*h), d)
@@ -275,11 +350,11 @@ func (y *yKernel) dot(i, part int, w []VecVirtual) (sum VecVirtual) {
 		}
 		sum = x
 	}
-	if y.shift == 0 || y.lines == 8 || !y.q6() && part+1 < y.parts() {
+	if y.shift == 0 || y.signed() || !y.halves() && part+1 < y.parts() {
 		return sum
 	}
 	neg, from := YMM(), actNeg
-	if y.q6() {
+	if y.halves() {
 		from = actNeg0 + 4*part
 	}
 	VPBROADCASTD(y.act.at(i, from), neg)
@@ -294,7 +369,7 @@ func (y *yKernel) pairs(i, a int, w []VecVirtual) VecVirtual {
 	for v, x := range w {
 		p := YMM()
 		VPBROADCASTD(y.act.at(i, a+4*v), p)
-		if y.lines == 8 {
+		if y.signed() {
 			size := YMM()
 			VPSIGNB(x, p, p)
 			VPABSB(x, size)
@@ -309,4 +384,17 @@ func (y *yKernel) pairs(i, a int, w []VecVirtual) VecVirtual {
 	}
 	VPMADDWD(y.constant[0x00010001], sum, sum)
 	return sum
+}
+
+// exponents turns eight bytes e into 2^(e-128): exponent e-1, but subnormal 2^-128 and 2^-127 for 0 and 1.
+func (y *yKernel) exponents(from Mem) VecVirtual {
+	d, low, subnormal := YMM(), YMM(), YMM()
+	VPMOVZXBD(from, d)
+	VPMINUD(y.constant[1], d, low)
+	VMOVDQU(y.constant[1<<21], subnormal)
+	VPSLLVD(low, subnormal, low)
+	VPSUBD(y.constant[1], d, d)
+	VPSLLD(U8(23), d, d)
+	VPMAXSD(low, d, d)
+	return d
 }

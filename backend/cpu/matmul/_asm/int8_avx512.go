@@ -13,8 +13,12 @@ import (
 // all rows of the tile.
 func int8AVX512() {
 	for _, f := range formats {
+		var codes Mem
+		if f.codes != nil {
+			codes = f.codeTable(1<<f.shift, 64)
+		}
 		for _, t := range f.zTiles() {
-			(&zKernel{format: f, m: t[0], panels: t[1]}).write()
+			(&zKernel{format: f, m: t[0], panels: t[1], codesAt: codes}).write()
 		}
 	}
 }
@@ -24,7 +28,7 @@ func int8AVX512() {
 // rows of Q8_0.
 func (f format) zTiles() [][2]int {
 	switch {
-	case f.q6(): // needs two sums
+	case f.halves(): // needs two sums
 		return [][2]int{{8, 1}, {4, 2}, {4, 1}, {2, 1}, {1, 1}}
 	case f.lines == 8:
 		return [][2]int{{6, 2}, {6, 1}, {4, 1}, {2, 1}, {1, 1}}
@@ -40,6 +44,8 @@ type zKernel struct {
 	act       *rows
 	acc       [][]VecVirtual // by panel and row
 	masks     map[uint64]VecVirtual
+	codesAt   Mem
+	table     VecVirtual // of codes
 }
 
 func (z *zKernel) write() {
@@ -47,6 +53,10 @@ func (z *zKernel) write() {
 	out, act, panels := param("out"), param("x"), param("panels")
 	z.w, z.act = newStream(z.panels), newRows("xStride", z.m)
 	z.masks = map[uint64]VecVirtual{}
+	if z.codes != nil {
+		z.table = ZMM()
+		VMOVDQU64(z.codesAt, z.table)
+	}
 	for _, b := range z.maskBytes() {
 		z.masks[b] = broadcastZ(b * 0x01010101)
 	}
@@ -96,6 +106,10 @@ func broadcastZ(word uint64) VecVirtual {
 
 func (z *zKernel) maskBytes() []uint64 {
 	switch z.lines {
+	case 2:
+		return []uint64{0x03}
+	case 3:
+		return []uint64{0x03, 0x04}
 	case 4:
 		return []uint64{0x0f}
 	case 5:
@@ -129,6 +143,9 @@ func (z *zKernel) block() {
 		for i, sum := range sums[p] {
 			z.accumulate(z.acc[p][i], sum, i, d, m)
 		}
+		if z.q2() {
+			z.addMins(p, m)
+		}
 	}
 	z.w.advance(z.blockBytes())
 	z.act.advance(actBlock)
@@ -148,17 +165,47 @@ func (z *zKernel) accumulate(acc, sum VecVirtual, i int, d, m VecVirtual) {
 	}
 }
 
+// addMins adds the integer minima of a block's halves, times the activations' negated sums, scaled by m and the activations.
+func (z *zKernel) addMins(p int, m VecVirtual) {
+	mins := vectors(2, ZMM)
+	for h, v := range mins {
+		VPMOVZXBD(z.w.at(p, 64*z.lines+16*h), v)
+		VPSRLD(U8(4), v, v)
+	}
+	for i, acc := range z.acc[p] {
+		first, last, factor := ZMM(), ZMM(), ZMM()
+		VPMULLD_BCST(z.act.at(i, actNeg0), mins[0], first)
+		VPMULLD_BCST(z.act.at(i, actNeg1), mins[1], last)
+		VPADDD(last, first, first)
+		VCVTDQ2PS(first, first)
+		VMULPS_BCST(z.act.at(i, actD), m, factor)
+		VFMADD231PS(factor, first, acc)
+	}
+}
+
+// halfScale loads the integer scale of half a block.
+func (z *zKernel) halfScale(p, h int) VecVirtual {
+	sc, from := ZMM(), z.w.at(p, 64*z.lines+16*h)
+	if !z.q2() {
+		VPMOVSXBD(from, sc)
+		return sc
+	}
+	VPMOVZXBD(from, sc)
+	VPSLLD(U8(28), sc, sc) // the low nibble
+	VPSRLD(U8(28), sc, sc)
+	return sc
+}
+
 // dots is the exact integer product of a block with every row, its offset and (Q6_K) integer scales applied.
 func (z *zKernel) dots() [][]VecVirtual {
-	if !z.q6() {
+	if !z.halves() {
 		return z.partial(actNeg, 0, 8)
 	}
 	var halves [2][][]VecVirtual
 	for h := range halves {
 		halves[h] = z.partial(actNeg0+4*h, 4*h, 4*h+4)
 		for p, sums := range halves[h] {
-			sc := ZMM()
-			VPMOVSXBD(z.w.at(p, 64*z.lines+16*h), sc)
+			sc := z.halfScale(p, h)
 			for i, sum := range sums {
 				VPMULLD(sc, sum, sum)
 				if h == 1 {
@@ -217,6 +264,13 @@ func (z *zKernel) unpack(p, v int) VecVirtual {
 	case z.lines == 8:
 		VMOVDQU64(z.w.at(p, 64*v), w)
 		return w
+	case z.lines < 4: // field v%4 of line v/4
+		if v%4 == 0 {
+			VPANDD(z.w.at(p, 64*(v/4)), z.masks[0x03], w)
+			break
+		}
+		VPSRLW(U8(v%4*2), z.w.at(p, 64*(v/4)), w)
+		VPANDD(z.masks[0x03], w, w)
 	case v < 4:
 		VPANDD(z.w.at(p, 64*v), z.masks[0x0f], w)
 	default:
@@ -224,10 +278,15 @@ func (z *zKernel) unpack(p, v int) VecVirtual {
 		VPANDD(z.masks[0x0f], w, w)
 	}
 	switch z.lines {
+	case 3: // bit v of the third line to bit 2
+		z.insert(p, 128, 2-v, 0x04, w)
 	case 5: // bit v of the fifth line to bit 4
 		z.insert(p, 256, 4-v, 0x10, w)
 	case 6: // field v%4 of line 4 + v/4 to bits 4-5
 		z.insert(p, 256+v/4*64, 4-v%4*2, 0x30, w)
+	}
+	if z.codes != nil {
+		VPSHUFB(w, z.table, w)
 	}
 	return w
 }
@@ -260,9 +319,15 @@ func (z *zKernel) scales(p int) (d, m VecVirtual) {
 			VCVTPH2PS(Mem{Base: z.heads[p], Disp: 32 * i}, of)
 			VMULPS(of, x, x)
 		}
-	case z.q6():
+	case z.halves():
 		d = ZMM()
 		VCVTPH2PS(Mem{Base: z.heads[p]}, d)
+		if z.q2() {
+			m = ZMM()
+			VCVTPH2PS(Mem{Base: z.heads[p], Disp: 32}, m)
+		}
+	case z.e8():
+		d = z.exponents(z.w.at(p, tail))
 	default:
 		d = ZMM()
 		VCVTPH2PS(z.w.at(p, tail), d)
@@ -272,4 +337,17 @@ func (z *zKernel) scales(p int) (d, m VecVirtual) {
 		}
 	}
 	return d, m
+}
+
+// exponents turns sixteen bytes e into 2^(e-128): exponent e-1, but subnormal 2^-128 and 2^-127 for 0 and 1.
+func (z *zKernel) exponents(from Mem) VecVirtual {
+	d, subnormal, one := ZMM(), broadcastZ(1<<21), broadcastZ(1)
+	VPMOVZXBD(from, d)
+	low := ZMM()
+	VPMINUD(one, d, low)
+	VPSLLVD(low, subnormal, subnormal)
+	VPSUBD(one, d, d)
+	VPSLLD(U8(23), d, d)
+	VPMAXSD(subnormal, d, d)
+	return d
 }

@@ -20,6 +20,7 @@ type format struct {
 	shift                     uint64 // offset = 1 << shift, 0 for none
 	min, k                    bool   // an f16 minimum; Q4_K's and Q5_K's integer scales and minima
 	max                       int    // largest unsigned weight
+	codes                     []int  // the signed values that 4-bit weights stand for
 }
 
 var formats = []format{
@@ -31,10 +32,36 @@ var formats = []format{
 	{name: "Q4K", blocks: 8, head: 64, lines: 4, tail: 32, k: true, max: 15},
 	{name: "Q5K", blocks: 8, head: 64, lines: 5, tail: 32, k: true, max: 31},
 	{name: "Q6K", blocks: 8, head: 32, lines: 6, tail: 32, shift: 5, max: 63},
+	{name: "Q2K", blocks: 8, head: 64, lines: 2, tail: 32, max: 3},
+	{name: "Q3K", blocks: 8, head: 32, lines: 3, tail: 32, shift: 2, max: 7},
+	{name: "IQ4NL", blocks: 1, lines: 4, tail: 32, shift: 7, max: 255,
+		codes: []int{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}},
+	{name: "MXFP4", blocks: 1, lines: 4, tail: 16, shift: 4, max: 28,
+		codes: []int{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}},
 }
 
-func (f format) q6() bool        { return f.lines == 6 }
+// halves reports whether columns 0-15 and 16-31 of a block have integer scales of their own.
+func (f format) halves() bool { return f.lines == 6 || f.q2() || f.lines == 3 }
+
+// q2 reports whether such scales share a byte with integer minima.
+func (f format) q2() bool { return f.lines == 2 }
+
+// signed reports whether the AVX2 kernels take weights as signed bytes: more than seven bits would saturate.
+func (f format) signed() bool { return f.max == 255 }
+
+// e8 reports whether scales are exponents in a byte.
+func (f format) e8() bool { return f.tail == 16 }
+
 func (f format) blockBytes() int { return f.lines*64 + f.tail }
+
+// codeTable places the values of 4-bit weights in memory, plus offset, often enough for a register of so many bytes.
+func (f format) codeTable(offset, size int) Mem {
+	table := GLOBL("codes"+f.name, RODATA|NOPTR)
+	for i := range size {
+		DATA(i, U8(f.codes[i%16]+offset))
+	}
+	return table
+}
 
 // Offsets in an activation block.
 const (
