@@ -167,20 +167,25 @@ var fieldIndex = func() map[endpoint]map[string]*field {
 func readFields(r *request, body value, unknown func(name string)) *apiError {
 	index := fieldIndex[r.endpoint]
 	return body.object("body", func(name string, v value) *apiError {
-		f := index[name]
-		switch {
-		case f == nil:
-			unknown(name)
-			return nil
-		case v.null():
-			return nil
-		case f.read != nil:
-			return f.read(r, name, v)
-		case slices.Contains(f.off, compact(v)):
-			return nil
+		if f := index[name]; f != nil {
+			return f.apply(r, v)
 		}
-		return notBuilt(name)
+		unknown(name)
+		return nil
 	})
+}
+
+// apply reads a value, or refuses one that asks for what is not built. Null asks for nothing.
+func (f *field) apply(r *request, v value) *apiError {
+	switch {
+	case v.null():
+		return nil
+	case f.read != nil:
+		return f.read(r, f.name, v)
+	case slices.Contains(f.off, compact(v)):
+		return nil
+	}
+	return notBuilt(f.name)
 }
 
 // compact is the value without blanks, to compare with an off value; long ones are none.

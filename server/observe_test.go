@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -181,5 +182,26 @@ func TestTokenize(t *testing.T) {
 	for _, bad := range []string{`{}`, `{"prompt":"a","messages":[{"role":"user","content":"a"}]}`, `{"prompt":5}`, `{"prompt":"a","model":5}`} {
 		resp, data := h.do("POST", "/tokenize", bad)
 		refusal(t, resp, data, 400)
+	}
+}
+
+// TestPanicsAreAnswered: a panic in a handler is one request's 500, with the detail in the log only.
+func TestPanicsAreAnswered(t *testing.T) {
+	h := start(t, open(t, randomModel(t), engine.Options{}), Config{})
+	h.s.http.Handler = h.s.wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/boom" {
+			panic("secret detail")
+		}
+		h.s.Handler().ServeHTTP(w, r)
+	}))
+	resp, data := h.do("GET", "/boom", "", "X-Request-Id", "the-id")
+	if a := refusal(t, resp, data, 500); strings.Contains(a.Error.Message, "secret") || resp.Header.Get("X-Request-Id") != "the-id" {
+		t.Errorf("%s", data)
+	}
+	if log := h.log.String(); !strings.Contains(log, "secret detail") || !strings.Contains(log, "request_id=the-id") {
+		t.Errorf("the log does not tell: %s", log)
+	}
+	if resp, _ := h.do("GET", "/health", ""); resp.StatusCode != 200 {
+		t.Errorf("after a panic: %s", resp.Status)
 	}
 }

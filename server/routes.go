@@ -105,10 +105,8 @@ func (s *Server) tokenize(w http.ResponseWriter, r *http.Request, _ *call) *apiE
 			req.addSpecial, err = v.boolean(name)
 		case name == "return_token_strs":
 			strs, err = v.boolean(name)
-		case f != nil && f.read != nil:
-			err = f.read(req, name, v)
 		case f != nil:
-			err = notBuilt(name)
+			err = f.apply(req, v)
 		default:
 			s.logUnknown(name)
 		}

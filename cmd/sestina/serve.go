@@ -235,9 +235,15 @@ func (f *serveFlags) show(cmd *cobra.Command) error {
 	var all []setting
 	cmd.Flags().VisitAll(func(flag *pflag.Flag) {
 		s := setting{flag.Name, flag.Value.String(), f.source[flag.Name]}
+		pair, paired := flag.Value.(*switchFlag)
 		switch {
-		case flag.Name == "help" || flag.Name == "print-config":
+		case flag.Name == "help" || flag.Name == "print-config" || paired && pair.yes == "off": // --no-NAME is shown as NAME
 			return
+		case paired:
+			if s.Source == "" {
+				s.Source = f.source["no-"+flag.Name]
+			}
+			s.Value = strconv.FormatBool(*pair.value != pair.not)
 		case flag.Name == "api-key":
 			s.Value = fmt.Sprintf("(%d set)", len(f.server.APIKeys))
 		case s.Value == "":
