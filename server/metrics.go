@@ -144,6 +144,10 @@ var (
 	descQueueTokens = desc("sestina_waiting_tokens", "Prompt tokens that wait for a place.")
 	descFailed      = desc("sestina_failed_steps_total", "Steps that failed as a whole.")
 	descRebuilds    = desc("sestina_scheduler_rebuilds_total", "Times that the scheduler's books were started anew.")
+	descDrafts      = desc("vllm:spec_decode_num_drafts_total", "Drafts that were verified.")
+	descDrafted     = desc("vllm:spec_decode_num_draft_tokens_total", "Draft tokens that were verified.")
+	descAccepted    = desc("vllm:spec_decode_num_accepted_tokens_total", "Draft tokens that were accepted.")
+	descAcceptedAt  = desc("vllm:spec_decode_num_accepted_tokens_per_pos_total", "Draft tokens that were accepted, by place in the draft.", "position")
 	descReady       = desc("sestina_ready", "1 while new requests are served.")
 )
 
@@ -185,4 +189,24 @@ func (s *snapshot) Collect(ch chan<- prometheus.Metric) {
 		ready = 1
 	}
 	gauge(descReady, ready)
+	if sp := st.Speculation; sp != nil {
+		counter(descDrafts, sp.Steps-sp.Plain)
+		counter(descDrafted, sp.Drafted)
+		counter(descAccepted, sp.Accepted)
+		var tried, accepted []uint64
+		for _, p := range sp.Proposers {
+			for at := range p.At {
+				if at == len(tried) {
+					tried, accepted = append(tried, 0), append(accepted, 0)
+				}
+				tried[at] += p.TriedAt[at]
+				accepted[at] += p.At[at]
+			}
+		}
+		for at, n := range accepted {
+			if tried[at] > 0 {
+				counter(descAcceptedAt, n, strconv.Itoa(at))
+			}
+		}
+	}
 }

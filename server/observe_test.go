@@ -205,3 +205,27 @@ func TestPanicsAreAnswered(t *testing.T) {
 		t.Errorf("after a panic: %s", resp.Status)
 	}
 }
+
+// TestSpeculationMetrics: with n-gram drafts on, the counters agree with each other.
+func TestSpeculationMetrics(t *testing.T) {
+	m := NewMetrics()
+	o := sestina.Options{Threads: 1, KVCacheMemoryBytes: 16 << 20, StoreDir: t.TempDir()}
+	o.Techniques.Speculation, o.Observer = "auto", m.Observer()
+	o.SpeculativeConfig = `{"method":"ngram","num_speculative_tokens":4,"depth":"fixed"}`
+	llm, err := sestina.Open(t.Context(), randomModel(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { llm.Close() })
+	h := start(t, llm, Config{Metrics: m, ServedModelNames: []string{"tiny"}})
+	h.post("/v1/completions", `{"prompt":"abcabcabcabcabc","max_tokens":200,"temperature":0,"ignore_eos":true}`)
+	got := h.scrape()
+	const labels = `{engine="0",model_name="tiny"`
+	drafted, accepted, sum := got["vllm:spec_decode_num_draft_tokens_total"+labels+"}"], got["vllm:spec_decode_num_accepted_tokens_total"+labels+"}"], 0.0
+	for at := range 4 {
+		sum += got[fmt.Sprintf(`vllm:spec_decode_num_accepted_tokens_per_pos_total%s,position="%d"}`, labels, at)]
+	}
+	if drafted == 0 || accepted > drafted || sum != accepted || got["vllm:generation_tokens_total"+labels+"}"] != 200 {
+		t.Errorf("drafted %v, accepted %v, by position %v", drafted, accepted, sum)
+	}
+}
