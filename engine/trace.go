@@ -203,7 +203,7 @@ func (r *recorder) done(results []batch.Result, took time.Duration) {
 		s := &ev.Seqs[i]
 		s.Committed, s.Finish = len(res.Tokens), res.Finish.String()
 		if r.tokens {
-			s.Drawn = res.Tokens
+			s.Drawn = slices.Clone(res.Tokens) // a sequence draws into the same memory each step
 		}
 	}
 }
