@@ -172,7 +172,7 @@ func Run(ctx context.Context, c Config, progress func(what string)) (*Report, er
 		if err != nil {
 			return nil, err
 		}
-		for _, p := range []string{int8Product, f32Product} {
+		for _, p := range products {
 			r.Ceilings = append(r.Ceilings, Ceiling{name + ", best product in L1, " + p, "Gop/s", peaks[p]})
 		}
 		for _, dt := range c.DTypes {
@@ -198,15 +198,21 @@ func readCeiling(bytes uint64) (float64, error) {
 	return b.Bandwidth(1) / 1e9, nil
 }
 
-// The two kinds of product that kernels do.
+// The kinds of product, as backend/cpu chooses them by the weights' format.
 const (
 	int8Product = "int8 activations"
+	bf16Product = "bf16 activations"
 	f32Product  = "float32 activations"
 )
 
+var products = []string{int8Product, bf16Product, f32Product}
+
 func product(dt tensor.DType) string {
-	if dt.Quantized() {
+	switch {
+	case dt.Quantized():
 		return int8Product
+	case dt == tensor.BF16:
+		return bf16Product
 	}
 	return f32Product
 }
@@ -326,23 +332,26 @@ func rawPanel(dt tensor.DType, cols int) []byte {
 	return raw
 }
 
-// operands are activations in both forms and room for the result.
+// operands are activations in all forms and room for the result.
 type operands struct {
 	x, out, scratch []float32
-	act             []byte
+	int8, bf16      []byte
 	cols            int
 }
 
 func newOperands(m, cols, rows int) *operands {
 	rng := rand.New(rand.NewPCG(3, 4))
 	rows = (rows + matmul.PanelRows - 1) &^ (matmul.PanelRows - 1)
+	q, h := matmul.ActBytes(cols), matmul.BF16Bytes(cols)
 	o := &operands{x: make([]float32, m*cols), out: make([]float32, m*rows), scratch: make([]float32, matmul.PanelRows*cols),
-		act: make([]byte, m*matmul.ActBytes(cols)), cols: cols}
+		int8: make([]byte, m*q), bf16: make([]byte, m*h), cols: cols}
 	for i := range o.x {
 		o.x[i] = float32(rng.NormFloat64())
 	}
 	for i := range m {
-		matmul.Best().QuantizeRow(o.act[i*matmul.ActBytes(cols):][:matmul.ActBytes(cols)], o.x[i*cols:][:cols])
+		row := o.x[i*cols:][:cols]
+		matmul.Best().QuantizeRow(o.int8[i*q:][:q], row)
+		matmul.Best().RoundRow(o.bf16[i*h:][:h], row)
 	}
 	return o
 }
@@ -382,11 +391,14 @@ func (s *matrices) time(k *matmul.Kernels, x *operands, m int, atLeast time.Dura
 func (s *matrices) multiply(k *matmul.Kernels, x *operands, w *matmul.Packed, from, n, row, m int) {
 	stride := w.Panels() * matmul.PanelRows
 	out := x.out[row*stride+from*matmul.PanelRows:]
-	if w.DType.Quantized() {
-		k.MulInt8(out, stride, w, from, n, x.act[row*matmul.ActBytes(x.cols):], m)
-		return
+	switch product(w.DType) {
+	case int8Product:
+		k.MulInt8(out, stride, w, from, n, x.int8[row*matmul.ActBytes(x.cols):], m)
+	case bf16Product:
+		k.MulBF16(out, stride, w, from, n, x.bf16[row*matmul.BF16Bytes(x.cols):], m)
+	default:
+		k.MulF32(out, stride, w, from, n, x.x[row*x.cols:], x.cols, m, x.scratch)
 	}
-	k.MulF32(out, stride, w, from, n, x.x[row*x.cols:], x.cols, m, x.scratch)
 }
 
 // median of a non-empty list.

@@ -26,8 +26,8 @@ func TestEveryFormatAndRowCountIsMeasured(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Rows of 576 hold no whole block of 256: only the matrix of 1536 columns has Q4_K.
-	if want := len(c.ISAs) * 2 * (5 + 5 + 1); len(r.Rows) != want || len(r.Ceilings) != 1+2*len(c.ISAs) {
-		t.Fatalf("%d rows and %d ceilings, want %d and %d", len(r.Rows), len(r.Ceilings), want, 1+2*len(c.ISAs))
+	if want := len(c.ISAs) * 2 * (5 + 5 + 1); len(r.Rows) != want || len(r.Ceilings) != 1+len(products)*len(c.ISAs) {
+		t.Fatalf("%d rows and %d ceilings, want %d and %d", len(r.Rows), len(r.Ceilings), want, 1+len(products)*len(c.ISAs))
 	}
 	for _, x := range r.Rows {
 		// The two units describe the same time: bytes of a panel's weights against 2·M operations each.
