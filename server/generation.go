@@ -234,10 +234,14 @@ func (g *generation) usage() *usage {
 func (g *generation) measures() (*timings, *metrics) {
 	u := g.usage()
 	first, end := g.handles[0].Timings(), time.Time{}
+	var sp speculative
 	for _, h := range g.handles {
-		if t := h.Timings(); t.Last.After(end) {
+		t := h.Timings()
+		if t.Last.After(end) {
 			end = t.Last
 		}
+		sp.DraftTokens += t.Drafted
+		sp.AcceptedTokens += t.Accepted
 	}
 	t := &timings{CacheN: u.PromptDetails.CachedTokens, PredictedN: u.CompletionTokens}
 	t.PromptN = u.PromptTokens - t.CacheN
@@ -247,6 +251,10 @@ func (g *generation) measures() (*timings, *metrics) {
 	m := &metrics{TTFT: ms(first.TTFT()), QueueTime: ms(first.Queue()), GenerationTime: ms(span(first.Submitted, end)), TokensPerSecond: t.PredictedPerSecond}
 	if n := t.PredictedN - len(g.choices); n > 0 {
 		m.MeanITL = t.PredictedMS * float64(len(g.choices)) / float64(n)
+	}
+	if sp.DraftTokens > 0 {
+		sp.AcceptanceRate = float64(sp.AcceptedTokens) / float64(sp.DraftTokens)
+		m.Speculative = &sp
 	}
 	return t, m
 }

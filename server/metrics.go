@@ -190,7 +190,6 @@ func (s *snapshot) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descReady, ready)
 	if sp := st.Speculation; sp != nil {
-		counter(descDrafts, sp.Steps-sp.Plain)
 		counter(descDrafted, sp.Drafted)
 		counter(descAccepted, sp.Accepted)
 		var tried, accepted []uint64
@@ -202,6 +201,9 @@ func (s *snapshot) Collect(ch chan<- prometheus.Metric) {
 				tried[at] += p.TriedAt[at]
 				accepted[at] += p.At[at]
 			}
+		}
+		if len(tried) > 0 {
+			counter(descDrafts, tried[0]) // one a sequence and step, as vLLM counts
 		}
 		for at, n := range accepted {
 			if tried[at] > 0 {

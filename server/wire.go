@@ -105,6 +105,15 @@ type metrics struct {
 	QueueTime       float64 `json:"queue_time_ms"`
 	MeanITL         float64 `json:"mean_itl_ms"`
 	TokensPerSecond float64 `json:"tokens_per_second"`
+
+	Speculative *speculative `json:"speculative_decoding,omitempty"` // left out where nothing was drafted
+}
+
+// speculative is what drafting did for a request, over all choices.
+type speculative struct {
+	DraftTokens    int     `json:"num_draft_tokens"`
+	AcceptedTokens int     `json:"num_accepted_tokens"`
+	AcceptanceRate float64 `json:"acceptance_rate"` // 0 to 1
 }
 
 // minLogprob stands for minus infinity, which JSON cannot say.
