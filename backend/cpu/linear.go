@@ -106,11 +106,15 @@ func grow[T any](s []T, n int) []T {
 }
 
 // grain is the panels of one piece of work: large enough that taking it costs
-// little, small enough that both ends of the loop stay busy.
+// little, small enough that both ends of the loop stay busy. Kernels like an
+// even number: they take panels by twos.
 func (j *linearJob) grain() int {
 	per := j.units / (8 * j.b.team.Threads())
 	if j.x.N > rowBlock {
 		per = min(per, maxPanels)
+	}
+	if per > 1 {
+		per &^= 1
 	}
 	return max(1, per)
 }
