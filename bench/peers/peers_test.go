@@ -3,6 +3,7 @@ package peers
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -200,6 +201,19 @@ func TestHangingPeerIsEnded(t *testing.T) {
 	}
 }
 
+func TestInterruptEndsTheRun(t *testing.T) {
+	c, _ := stage(t, "hang", "decode")
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := Run(ctx, c, func(what string) {
+		if strings.HasSuffix(what, "the peer") {
+			time.AfterFunc(50*time.Millisecond, cancel)
+		}
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestMissingPeerIsSaidBeforeAnythingRuns(t *testing.T) {
 	c, _ := stage(t, "", "decode", "server")
 	if err := os.Remove(filepath.Join(c.PeerDir, "llama-server")); err != nil {
@@ -228,6 +242,16 @@ func TestMistakesAreNamed(t *testing.T) {
 		if err := c.Check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %q", err, want)
 		}
+	}
+}
+
+func TestTailKeepsTheEnd(t *testing.T) {
+	w := &tail{most: 10}
+	for i := range 100 {
+		fmt.Fprintf(w, "line %d\n", i)
+	}
+	if got := w.lastLine(); got != "line 99" || len(w.bytes()) > 20 {
+		t.Errorf("%q of %q", got, w.bytes())
 	}
 }
 

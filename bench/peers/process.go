@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"time"
 
 	"sestina/checkpoint"
 )
@@ -64,6 +66,9 @@ func environment(more []string) []string {
 	return append(env, more...)
 }
 
+// waitDelay is how long a program that was ended may hold its outputs open, through children say.
+const waitDelay = 5 * time.Second
+
 // maxOutput bounds what is kept of a process's output.
 const maxOutput = 4 << 20
 
@@ -74,7 +79,7 @@ func (c *Config) output(ctx context.Context, env []string, program string, args 
 	defer cancel()
 	cmd := exec.CommandContext(limited, program, args...)
 	out, errs := &tail{most: maxOutput}, &tail{most: 64 << 10}
-	cmd.Env, cmd.Stdout, cmd.Stderr = environment(env), out, errs
+	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = environment(env), out, errs, waitDelay
 	err := cmd.Run()
 	if limited.Err() != nil && ctx.Err() == nil {
 		err = fmt.Errorf("took longer than %v; raise --timeout", c.Timeout)
@@ -82,7 +87,7 @@ func (c *Config) output(ctx context.Context, env []string, program string, args 
 	if err != nil {
 		return nil, describe(program, err, errs)
 	}
-	return out.Bytes(), nil
+	return out.bytes(), nil
 }
 
 func describe(program string, err error, errs *tail) error {
@@ -96,21 +101,30 @@ func describe(program string, err error, errs *tail) error {
 	return fmt.Errorf("%s: %w", filepath.Base(program), err)
 }
 
-// tail keeps the end of what is written.
+// tail keeps the end of what a process writes; it may be read meanwhile.
 type tail struct {
-	bytes.Buffer
-	most int
+	mu   sync.Mutex
+	data []byte
+	most int // bytes kept, up to twice as many for a while
 }
 
 func (t *tail) Write(b []byte) (int, error) {
-	n, err := t.Buffer.Write(b)
-	if over := t.Len() - 2*t.most; over > 0 {
-		t.Next(t.Len() - t.most)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.data = append(t.data, b...)
+	if len(t.data) > 2*t.most {
+		t.data = append(t.data[:0], t.data[len(t.data)-t.most:]...)
 	}
-	return n, err
+	return len(b), nil
+}
+
+func (t *tail) bytes() []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return bytes.Clone(t.data)
 }
 
 func (t *tail) lastLine() string {
-	text := strings.TrimSpace(t.String())
+	text := strings.TrimSpace(string(t.bytes()))
 	return strings.TrimSpace(text[strings.LastIndexByte(text, '\n')+1:])
 }

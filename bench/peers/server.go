@@ -106,7 +106,7 @@ func (c *Config) launch(ctx context.Context, s server) (*running, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &running{url: "http://" + addr.String(), ended: make(chan error, 1), errs: &tail{most: 64 << 10}, program: s.program, cancel: cancel}
 	cmd := exec.CommandContext(ctx, s.program, s.args(strconv.Itoa(addr.Port))...)
-	cmd.Env, cmd.Stderr = environment(s.env), r.errs
+	cmd.Env, cmd.Stderr, cmd.WaitDelay = environment(s.env), r.errs, waitDelay
 	r.started = time.Now()
 	if err := cmd.Start(); err != nil {
 		cancel()
@@ -122,7 +122,7 @@ func (c *Config) launch(ctx context.Context, s server) (*running, error) {
 }
 
 // healthPause is how often a starting server is asked whether it is ready.
-const healthPause = time.Millisecond
+const healthPause = 2 * time.Millisecond
 
 func (r *running) wait(ctx context.Context, limit time.Duration) error {
 	for time.Since(r.started) < limit {
