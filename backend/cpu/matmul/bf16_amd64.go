@@ -22,6 +22,9 @@ func bf16x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels
 // bf16x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func bf16x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// bf16x2x2AVX2 multiplies 2 x by 16·2 weight rows at a time.
+func bf16x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // bf16x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func bf16x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 

@@ -390,6 +390,103 @@ pair:
 	VZEROUPPER
 	RET
 
+// func bf16x2x2AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·bf16x2x2AVX2(SB), NOSPLIT, $16-64
+	MOVQ     out+0(FP), AX
+	MOVQ     x+48(FP), CX
+	MOVQ     panels+32(FP), DX
+	MOVQ     w+16(FP), SI
+	MOVQ     xStride+56(FP), R9
+	VSTMXCSR (SP)
+	MOVL     (SP), BX
+	ORL      $0x00008040, BX
+	MOVL     BX, 8(SP)
+	VLDMXCSR 8(SP)
+
+panel:
+	MOVQ   SI, BX
+	MOVQ   BX, SI
+	ADDQ   panelBytes+24(FP), SI
+	MOVQ   SI, DI
+	ADDQ   panelBytes+24(FP), DI
+	MOVQ   CX, R8
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   steps+40(FP), R10
+
+pair:
+	PREFETCHT1   (DI)
+	PREFETCHT1   64(DI)
+	VPBROADCASTD (R8), Y8
+	VPAND        upperHalves<>+0(SB), Y8, Y8
+	VPBROADCASTD (R8)(R9*1), Y9
+	VPAND        upperHalves<>+0(SB), Y9, Y9
+	VMOVDQU      (BX), Y10
+	VPAND        upperHalves<>+0(SB), Y10, Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y4
+	VMOVDQU      32(BX), Y10
+	VPAND        upperHalves<>+0(SB), Y10, Y10
+	VFMADD231PS  Y8, Y10, Y1
+	VFMADD231PS  Y9, Y10, Y5
+	VMOVDQU      (SI), Y10
+	VPAND        upperHalves<>+0(SB), Y10, Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y6
+	VMOVDQU      32(SI), Y10
+	VPAND        upperHalves<>+0(SB), Y10, Y10
+	VFMADD231PS  Y8, Y10, Y3
+	VFMADD231PS  Y9, Y10, Y7
+	VPBROADCASTD (R8), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VPBROADCASTD (R8)(R9*1), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VMOVDQU      (BX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y4
+	VMOVDQU      32(BX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y8, Y10, Y1
+	VFMADD231PS  Y9, Y10, Y5
+	VMOVDQU      (SI), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y6
+	VMOVDQU      32(SI), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VFMADD231PS  Y8, Y10, Y3
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $+64, BX
+	ADDQ         $+64, SI
+	ADDQ         $+128, DI
+	ADDQ         $+4, R8
+	DECQ         R10
+	JNZ          pair
+	MOVQ         AX, BX
+	VMOVUPS      Y0, (BX)
+	VMOVUPS      Y1, 32(BX)
+	VMOVUPS      Y2, 64(BX)
+	VMOVUPS      Y3, 96(BX)
+	ADDQ         outStride+8(FP), BX
+	VMOVUPS      Y4, (BX)
+	VMOVUPS      Y5, 32(BX)
+	VMOVUPS      Y6, 64(BX)
+	VMOVUPS      Y7, 96(BX)
+	ADDQ         $+128, AX
+	SUBQ         $+2, DX
+	JNZ          panel
+	VLDMXCSR     (SP)
+	VZEROUPPER
+	RET
+
 // func bf16x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 // Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·bf16x2x1AVX2(SB), NOSPLIT, $16-64

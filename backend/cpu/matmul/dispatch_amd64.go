@@ -40,7 +40,9 @@ var avx512BF16 = []tile{
 	{8, 2, bf16x8x2AVX512}, {8, 1, bf16x8x1AVX512}, {4, 1, bf16x4x1AVX512}, {2, 1, bf16x2x1AVX512}, {1, 1, bf16x1x1AVX512},
 }
 
-var avx2BF16 = []tile{{4, 1, bf16x4x1AVX2}, {2, 1, bf16x2x1AVX2}, {1, 2, bf16x1x2AVX2}, {1, 1, bf16x1x1AVX2}}
+var avx2BF16 = []tile{
+	{4, 1, bf16x4x1AVX2}, {2, 2, bf16x2x2AVX2}, {2, 1, bf16x2x1AVX2}, {1, 2, bf16x1x2AVX2}, {1, 1, bf16x1x1AVX2},
+}
 
 // dequantizeAVX2 serves both sets: it is a small part of the work of several rows.
 var dequantizeAVX2 = map[tensor.DType]dequantFunc{

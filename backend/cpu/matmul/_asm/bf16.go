@@ -14,7 +14,7 @@ import (
 // panel after the other, front to back.
 var (
 	zPairTiles = [][2]int{{8, 2}, {8, 1}, {4, 1}, {2, 1}, {1, 1}}
-	yPairTiles = [][2]int{{4, 1}, {2, 1}, {1, 2}, {1, 1}}
+	yPairTiles = [][2]int{{4, 1}, {2, 2}, {2, 1}, {1, 2}, {1, 1}}
 )
 
 // bf16 writes the kernels for BF16 weights and activations; bf16.go of the package has the arithmetic.
