@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"sestina/internal/cpuinfo"
 )
 
 // TestAVX2StaysVEX: the generator's register allocator would use registers 16-31 when it runs out, which only AVX-512
@@ -32,5 +34,20 @@ func TestAVX2StaysVEX(t *testing.T) {
 	}
 	if functions < 40 {
 		t.Errorf("only %d AVX2 functions found", functions)
+	}
+}
+
+// TestBF16InstructionIsUsed: the self-test lets VDPBF16PS through where the processor has it, so the comparisons with the
+// oracle were its own.
+func TestBF16InstructionIsUsed(t *testing.T) {
+	if !cpuinfo.AVX512VNNI {
+		t.Skip("no AVX-512 VNNI here")
+	}
+	k, err := For(AVX512VNNI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if used := k.bf16[0].rows == avx512BF16[0].rows && k.bf16[0].rows != avx2BF16[0].rows; used != cpuinfo.AVX512BF16 {
+		t.Errorf("VDPBF16PS used: %v; the processor has it: %v", used, cpuinfo.AVX512BF16)
 	}
 }
