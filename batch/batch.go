@@ -55,6 +55,7 @@ func (r FinishReason) String() string {
 type Sequence struct {
 	ID     int64  // unique within an engine, ascending in order of arrival
 	Salt   string // tenant: prefix-cache blocks are shared only under one salt, and tenants take turns
+	Tenant string // who asks: tenants take turns; "" = the salt
 	Choice int    // index among the n choices of one request
 
 	Tokens    []int32 // committed: prompt, then output
@@ -75,6 +76,14 @@ type Sequence struct {
 
 	Finish FinishReason
 	Err    error // set with FinishError
+}
+
+// Key is whom fairness charges for the sequence.
+func (s *Sequence) Key() string {
+	if s.Tenant != "" {
+		return s.Tenant
+	}
+	return s.Salt
 }
 
 // NumOutput is the count of committed output tokens.

@@ -7,7 +7,7 @@ import (
 // queue counts what waits for its first step, so that too much is refused at
 // once. It decides nothing about order; that is the scheduler's.
 //
-// A key (a request's Salt) may hold the whole queue while it is alone. Once
+// A key (a request's Tenant) may hold the whole queue while it is alone. Once
 // another key has asked within the last minute, even in vain, it may hold its
 // share only: a greedy client can fill the queue, but not keep others out for
 // longer than its surplus takes to drain. One request may always wait.
@@ -35,7 +35,7 @@ func (q *queue) init(opt *Options) {
 
 // enter counts a request in, or refuses it.
 func (q *queue) enter(h *Handle) error {
-	key, seqs, tokens := h.req.Salt, h.req.N, h.req.N*len(h.req.Prompt)
+	key, seqs, tokens := h.req.Tenant, h.req.N, h.req.N*len(h.req.Prompt)
 	contested := q.ask(key, time.Now())
 	if q.seqs+seqs > q.maxSeqs || q.tokens+tokens > q.maxTokens {
 		return ErrQueueFull
@@ -58,9 +58,9 @@ func (q *queue) enter(h *Handle) error {
 func (q *queue) leave(h *Handle) {
 	seqs, tokens := h.req.N, h.req.N*len(h.req.Prompt)
 	q.add(-seqs, -tokens)
-	k := q.keys[h.req.Salt]
+	k := q.keys[h.req.Tenant]
 	if k.add(-seqs, -tokens); k.seqs == 0 {
-		delete(q.keys, h.req.Salt)
+		delete(q.keys, h.req.Tenant)
 	}
 }
 

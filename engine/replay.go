@@ -98,7 +98,7 @@ func (r *replay) apply(ev *Event) error {
 func (r *replay) add(ev *Event) error {
 	seqs := make([]*batch.Sequence, ev.N)
 	for i := range seqs {
-		s := &batch.Sequence{ID: ev.ID + int64(i), Choice: i, Salt: fmt.Sprint(ev.Salt), PromptLen: ev.Prompt,
+		s := &batch.Sequence{ID: ev.ID + int64(i), Choice: i, Salt: fmt.Sprint(ev.Salt), Tenant: fmt.Sprint(ev.Tenant), PromptLen: ev.Prompt,
 			MaxTokens: ev.Max, Priority: ev.Priority, Tokens: slices.Clone(ev.Tokens)}
 		for p := len(s.Tokens); p < ev.Prompt; p++ {
 			s.Tokens = append(s.Tokens, stand(ev.ID, p))

@@ -22,7 +22,8 @@ type Request struct {
 	MaxTokens int // outputs per choice; 0 = what the context has left
 	Sampling  batch.SamplingParams
 	Stop      func(choice int) batch.StopChecker // nil: no stop strings
-	Salt      string                             // tenant: isolates the prefix cache and owns a share of the queue
+	Tenant    string                             // who asks: owns a share of the queue and takes turns; "" = Salt
+	Salt      string                             // isolates the prefix cache: blocks are shared under one salt only
 	Priority  int                                // lower runs first
 }
 
@@ -93,6 +94,9 @@ func (e *Engine) submit(ctx context.Context, req Request) (*Handle, error) {
 // checks the sampling parameters. Every id is inside the vocabulary afterwards.
 func (e *Engine) check(r *Request) error {
 	limit := e.limit
+	if r.Tenant == "" {
+		r.Tenant = r.Salt
+	}
 	if r.N == 0 {
 		r.N = 1
 	}
@@ -139,7 +143,7 @@ func (e *Engine) newHandle(req Request) (*Handle, error) {
 	h.timings.PromptTokens = len(req.Prompt)
 	for i := range req.N {
 		seq := &batch.Sequence{
-			Salt: req.Salt, Choice: i, Tokens: slices.Clone(req.Prompt), PromptLen: len(req.Prompt),
+			Salt: req.Salt, Tenant: req.Tenant, Choice: i, Tokens: slices.Clone(req.Prompt), PromptLen: len(req.Prompt),
 			MaxTokens: req.MaxTokens, Priority: req.Priority, Params: req.Sampling,
 		}
 		if req.Stop != nil {

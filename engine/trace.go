@@ -51,7 +51,8 @@ type Event struct {
 	N        int     `json:"n,omitempty"`
 	Prompt   int     `json:"prompt,omitempty"`
 	Max      int     `json:"max,omitempty"`
-	Salt     int     `json:"salt,omitempty"` // keys numbered as they appear
+	Salt     int     `json:"salt,omitempty"`   // keys numbered as they appear
+	Tenant   int     `json:"tenant,omitempty"` // likewise, among the same numbers
 	Priority int     `json:"priority,omitempty"`
 	Idle     bool    `json:"idle,omitempty"` // nothing else was unfinished
 	Tokens   []int32 `json:"tokens,omitempty"`
@@ -142,14 +143,21 @@ func (r *recorder) add(h *Handle, idle bool) {
 	if r.tokens {
 		ev.Tokens = h.req.Prompt
 	}
-	n, known := r.salts[h.req.Salt]
-	if !known && len(r.salts) < 1024 { // later keys share one number
+	ev.Salt, ev.Tenant = r.number(h.req.Salt), r.number(h.req.Tenant)
+}
+
+// number stands for a key in the trace; keys beyond the first 1,024 share one.
+func (r *recorder) number(key string) int {
+	n, known := r.salts[key]
+	switch {
+	case known:
+	case len(r.salts) < 1024:
 		n = len(r.salts)
-		r.salts[h.req.Salt] = n
-	} else if !known {
+		r.salts[key] = n
+	default:
 		n = 1024
 	}
-	ev.Salt = n
+	return n
 }
 
 func (r *recorder) end(id int64, why batch.FinishReason) {

@@ -1,6 +1,6 @@
 package scheduler
 
-// Fairness among keys. A key (Sequence.Salt) is a client; one that sends a
+// Fairness among keys. A key (Sequence.Key) is a client; one that sends a
 // thousand requests must not make another's single one wait for all of them.
 //
 // Each key has a counter of the tokens served to it: what an admission leaves to

@@ -91,7 +91,7 @@ func (s *Scheduler) finish(e *entry, reason batch.FinishReason, err error) {
 	seq.Status, seq.Finish, seq.Err = batch.Finished, reason, err
 	seq.Drafts = seq.Drafts[:0]
 	delete(s.byID, seq.ID)
-	s.leave(seq.Salt, e.tenant)
+	s.leave(seq.Key(), e.tenant)
 	e.group.members = slices.DeleteFunc(e.group.members, func(m *entry) bool { return m == e })
 	s.stats.Finished++
 }

@@ -128,7 +128,7 @@ type Scheduler struct {
 	waiting []*entry // in order, see before
 	running []*entry // in order
 	byID    map[int64]*entry
-	tenants map[string]*tenant // by Sequence.Salt
+	tenants map[string]*tenant // by Sequence.Key
 	floor   uint64             // see leastServed
 	stalled Wait               // what the head of the queue waits for
 
@@ -242,7 +242,7 @@ func (s *Scheduler) Add(now time.Duration, seqs ...*batch.Sequence) error {
 	s.lastID = last
 	g := &group{}
 	for _, seq := range seqs {
-		e := &entry{seq: seq, group: g, tenant: s.join(seq.Salt), arrived: now}
+		e := &entry{seq: seq, group: g, tenant: s.join(seq.Key()), arrived: now}
 		g.members = append(g.members, e)
 		s.byID[seq.ID] = e
 		s.enqueue(e)

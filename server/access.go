@@ -76,6 +76,15 @@ func (k *keyring) salt(tenant int, more string) string {
 	return k.mac(base, more)
 }
 
+// owner is whom the engine's fairness charges: the key, whatever salt a request
+// adds. Without keys everybody is one.
+func (k *keyring) owner(tenant int) string {
+	if k.open() {
+		return "anybody"
+	}
+	return k.salts[tenant]
+}
+
 // hostList is which Host headers are served. A web page can make a browser send
 // requests here under a name that its owner resolves to this machine (DNS
 // rebinding); such a name is not on the list. Addresses cannot be rebound, so any

@@ -34,7 +34,7 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request, c *call, e end
 	}
 	ctx, stop := context.WithCancel(r.Context())
 	defer stop()
-	if err := g.submit(ctx, s.keys.salt(c.tenant, g.req.cacheSalt)); err != nil {
+	if err := g.submit(ctx, s.keys.owner(c.tenant), s.keys.salt(c.tenant, g.req.cacheSalt)); err != nil {
 		return s.fault(c, err)
 	}
 	defer context.AfterFunc(ctx, g.cancel)() // at once, even while a write waits for the reader

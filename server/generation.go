@@ -53,10 +53,10 @@ type piece struct {
 }
 
 // submit hands every prompt to the engine; all are admitted or none.
-func (g *generation) submit(ctx context.Context, salt string) error {
+func (g *generation) submit(ctx context.Context, tenant, salt string) error {
 	r := g.req
 	for p, ids := range g.prompts {
-		req := engine.Request{Prompt: ids, N: r.n, MaxTokens: r.maxTokens, Sampling: r.sampling, Salt: salt, Priority: r.priority}
+		req := engine.Request{Prompt: ids, N: r.n, MaxTokens: r.maxTokens, Sampling: r.sampling, Tenant: tenant, Salt: salt, Priority: r.priority}
 		if len(r.text.Stop) > 0 {
 			req.Stop = func(int) batch.StopChecker { return g.llm.NewText(r.text) }
 		}
