@@ -258,14 +258,12 @@ func TestConnectionCap(t *testing.T) {
 	}
 	limited := limitConns(l, 2)
 	defer l.Close()
-	var clients []net.Conn
 	for range 3 {
 		c, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		clients = append(clients, c)
 	}
 	first, _ := limited.Accept()
 	if _, err := limited.Accept(); err != nil {

@@ -42,7 +42,6 @@ func (s *Server) table() []route {
 type call struct {
 	id     string // X-Request-Id
 	tenant int
-	status int
 	err    *apiError // what was answered, or would have been
 	attrs  []slog.Attr
 }
