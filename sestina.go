@@ -44,7 +44,7 @@ type Options struct {
 	ISA                string // force a kernel family; "" = the best
 	ActivationDType    string // auto | f32
 	SpeculativeConfig  string // JSON, see speculate.go; "" = n-gram lookup with automatic depth
-	KVCacheDType       string // auto (= f16) | f32 | f16 | bf16
+	KVCacheDType       string // auto (= f16) | f32 | f16 | bf16 | q8_0 | q4_0
 	KVCacheMemoryBytes uint64 // 0 = a quarter of the free memory, at most what the limits can use
 	ModelProgress      func(done, total uint64)
 	Pull               hub.Options // how a model that is not here is fetched

@@ -173,7 +173,7 @@ func (s CacheSpec) TokenBytes() uint64 {
 type ActivationDType uint8
 
 const (
-	ActivationsAuto ActivationDType = iota // int8 per 32 for integer formats, f32 for the others
+	ActivationsAuto ActivationDType = iota // int8 per 32 for integer formats, bf16 for BF16, f32 for F16 and F32
 	ActivationsF32                         // float32 for every format
 )
 
