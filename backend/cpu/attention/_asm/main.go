@@ -190,11 +190,16 @@ func scores(s *vec.ISA, e element) {
 // The column of a scaled element changes every two vectors.
 func multiply(s *vec.ISA, e element, acc [][]vec.V, line func(w int) Mem, column func(r, w int) Mem) {
 	width := len(acc[0])
-	if !s.Wide && len(acc) >= 3 && width > 1 { // few registers: one vector at a time
+	fresh := func(w int) bool { return w == 0 || e.scaled() && w%2 == 0 }
+	if !s.Wide && len(acc) != 2 && width > 1 { // 16 registers: one vector at a time
+		var b vec.V // stays where there is one row
 		for w := range width {
 			x := e.load(s, line(w))
 			for r := range acc {
-				s.Op(VFMADD231PS, s.Broadcast(column(r, w)), x, acc[r][w])
+				if len(acc) > 1 || fresh(w) {
+					b = s.Broadcast(column(r, w))
+				}
+				s.Op(VFMADD231PS, b, x, acc[r][w])
 			}
 		}
 		return
@@ -206,7 +211,7 @@ func multiply(s *vec.ISA, e element, acc [][]vec.V, line func(w int) Mem, column
 	for r := range acc {
 		var b reg.VecVirtual // one register serves the row, or what shares a scale
 		for w := range x {
-			if w == 0 || e.scaled() && w%2 == 0 {
+			if fresh(w) {
 				b = s.New()[0]
 				VBROADCASTSS(column(r, w), b)
 			}

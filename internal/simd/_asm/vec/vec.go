@@ -18,7 +18,7 @@ type ISA struct {
 	Wide   bool // AVX-512
 
 	consts map[uint32]V      // wide: constants held in registers, per function
-	tail   V                 // narrow: lane mask of the tail
+	tail   operand.Mem       // narrow: lane mask of the tail; in memory, for registers are few
 	ktail  reg.OpmaskVirtual // wide: the same
 	labels int               // fresh label names, per function
 }
@@ -158,8 +158,14 @@ func (s *ISA) Mask(n reg.Register) {
 	MOVQ(n, back)
 	SHLQ(operand.U8(2), back)
 	SUBQ(back, p)
-	s.tail = s.New()
-	s.Op(VMOVUPS, operand.Mem{Base: p}, s.tail)
+	s.tail = operand.Mem{Base: p}
+}
+
+// narrowMask loads the tail mask for an instruction that wants it in registers.
+func (s *ISA) narrowMask() V {
+	m := s.New()
+	s.Op(VMOVUPS, s.tail, m)
+	return m
 }
 
 // Load reads 16 lanes; masked lanes read as 0.
@@ -171,7 +177,7 @@ func (s *ISA) Load(m operand.Mem, tail bool) V {
 	case s.Wide:
 		VMOVUPS_Z(m, s.ktail, v[0])
 	default:
-		s.Op(VMASKMOVPS, m, s.tail, v)
+		s.Op(VMASKMOVPS, m, s.narrowMask(), v)
 	}
 	return v
 }
@@ -184,7 +190,7 @@ func (s *ISA) Store(v V, m operand.Mem, tail bool) {
 	case s.Wide:
 		VMOVUPS(v[0], s.ktail, m)
 	default:
-		s.Op(VMASKMOVPS, v, s.tail, m)
+		s.Op(VMASKMOVPS, v, s.narrowMask(), m)
 	}
 }
 
@@ -211,7 +217,7 @@ func (s *ISA) KeepTail(v V, other any, tail bool) {
 	default:
 		t := s.New()
 		s.Op(VMOVUPS, other, t)
-		s.Op(VBLENDVPS, s.tail, v, t, v)
+		s.Op(VBLENDVPS, s.narrowMask(), v, t, v)
 	}
 }
 
@@ -253,10 +259,17 @@ func (s *ISA) Whole(n reg.Register, ptrs []Ptr, next string, body func()) {
 	JMP(operand.LabelRef(loop))
 }
 
-// Broadcast loads a float32 into every lane.
+// Broadcast loads a float32 into every lane. The result, one register even
+// where a V has two, is to be read only.
 func (s *ISA) Broadcast(m operand.Mem) V {
-	v := s.New()
-	s.Op(VBROADCASTSS, same{m}, v)
+	var v V
+	if s.Wide {
+		v[0] = ZMM()
+	} else {
+		v[0] = YMM()
+		v[1] = v[0]
+	}
+	VBROADCASTSS(m, v[0])
 	return v
 }
 
