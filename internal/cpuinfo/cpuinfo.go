@@ -7,7 +7,7 @@ import "strings"
 
 // The bundles. All are false on other architectures and in builds with the purego tag.
 var (
-	AVX2       bool // AVX2, FMA and F16C
+	AVX2       bool // AVX2, FMA, F16C, BMI1, BMI2 and POPCNT
 	AVX512     bool // AVX2's bundle and AVX-512 F, BW, DQ and VL
 	AVX512VNNI bool // AVX512's bundle and VPDPBUSD on 512 bits
 	AVX512BF16 bool // AVX512's bundle and VDPBF16PS

@@ -10,7 +10,7 @@ import (
 
 func init() {
 	x := &cpu.X86 // HasAVX2 and HasAVX512F include the operating system's consent (XGETBV)
-	AVX2 = x.HasAVX2 && x.HasFMA && x.HasF16C
+	AVX2 = x.HasAVX2 && x.HasFMA && x.HasF16C && x.HasBMI1 && x.HasBMI2 && x.HasPOPCNT
 	AVXVNNI = AVX2 && x.HasAVXVNNI
 	AVX512 = AVX2 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL
 	AVX512VNNI = AVX512 && x.HasAVX512VNNI

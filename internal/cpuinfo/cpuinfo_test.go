@@ -3,6 +3,7 @@ package cpuinfo
 import (
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -55,13 +56,14 @@ func TestAgreesWithKernel(t *testing.T) {
 		}
 		return brand() != "" // a purego build reports nothing
 	}
-	avx512 := []string{"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
+	avx2 := []string{"avx2", "fma", "f16c", "bmi1", "bmi2", "popcnt"}
+	avx512 := slices.Concat(avx2, []string{"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 	for _, c := range []struct {
 		name      string
 		got, want bool
 	}{
-		{"AVX2", AVX2, has("avx2", "fma", "f16c")},
-		{"AVXVNNI", AVXVNNI, has("avx2", "fma", "f16c", "avx_vnni")},
+		{"AVX2", AVX2, has(avx2...)},
+		{"AVXVNNI", AVXVNNI, has(append(avx2, "avx_vnni")...)},
 		{"AVX512", AVX512, has(avx512...)},
 		{"AVX512VNNI", AVX512VNNI, has(append(avx512, "avx512_vnni")...)},
 		{"AVX512BF16", AVX512BF16, has(append(avx512, "avx512_bf16")...)},
