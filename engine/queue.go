@@ -36,21 +36,31 @@ func (q *queue) init(opt *Options) {
 // enter counts a request in, or refuses it.
 func (q *queue) enter(h *Handle) error {
 	key, seqs, tokens := h.req.Tenant, h.req.N, h.req.N*len(h.req.Prompt)
-	contested := q.ask(key, time.Now())
-	if q.seqs+seqs > q.maxSeqs || q.tokens+tokens > q.maxTokens {
-		return ErrQueueFull
+	if err := q.room(key, seqs, tokens, time.Now()); err != nil {
+		return err
 	}
 	k := q.keys[key]
 	if k == nil {
 		k = &held{}
+		q.keys[key] = k
 	}
-	if contested && k.seqs > 0 && (k.seqs+seqs > q.shareSeqs || k.tokens+tokens > q.shareTokens) {
-		return ErrQueueShare
-	}
-	q.keys[key] = k
 	k.add(seqs, tokens)
 	q.add(seqs, tokens)
 	h.queued = true
+	return nil
+}
+
+// room says whether the queue takes so many sequences and prompt tokens of a key
+// that asks for it now: nil, or why not.
+func (q *queue) room(key string, seqs, tokens int, now time.Time) error {
+	contested := q.ask(key, now)
+	if q.seqs+seqs > q.maxSeqs || q.tokens+tokens > q.maxTokens {
+		return ErrQueueFull
+	}
+	k := q.keys[key]
+	if contested && k != nil && k.seqs > 0 && (k.seqs+seqs > q.shareSeqs || k.tokens+tokens > q.shareTokens) {
+		return ErrQueueShare
+	}
 	return nil
 }
 

@@ -37,9 +37,23 @@ var (
 	ErrDraining  = scheduler.ErrDraining
 	// ErrQueueShare refuses a key that holds its share of the queue while others wait (HTTP 429).
 	ErrQueueShare = errors.New("this key has its share of the queue waiting; retry later")
-	// ErrQueueTimeout ends a request that waited too long for its first step (HTTP 503).
+	// ErrQueueTimeout ends a request that waited too long for its first step (HTTP 429).
 	ErrQueueTimeout = errors.New("waited too long for a place; retry later")
 )
+
+// Admits says whether the smallest request of a tenant would find a place in
+// the queue now: nil, or why not. It costs a lock, so whoever has a prompt still
+// to read, render and tokenise asks first; under overload that work would be for
+// requests that are refused. Submit decides again.
+func (e *Engine) Admits(tenant string) error {
+	e.mu.Lock()
+	err := e.queue.room(tenant, 1, 1, time.Now())
+	e.mu.Unlock()
+	if r, ok := RefusalOf(err); ok {
+		e.refused[r].Add(1)
+	}
+	return err
+}
 
 // Submit checks a request and queues it, or says at once why not. It never
 // waits for the step loop.

@@ -1,17 +1,12 @@
 package server
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"log/slog"
-	"math/rand/v2"
 	"net"
-	"net/http"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -186,124 +181,4 @@ func TestIdleConnections(t *testing.T) {
 		t.Errorf("beside idle connections: %+v", a.Usage)
 	}
 	t.Logf("T12 idle connections %d: %.1f KiB each, both ends in one process", clients, float64(each)/1024)
-}
-
-// TestOverload is T13 in small: requests arrive at random, whatever becomes of
-// those before them; what is too much is refused early, and what is accepted is
-// served in time.
-func TestOverload(t *testing.T) {
-	h := start(t, open(t, randomModel(t), engine.Options{MaxNumSeqs: 4, MaxQueuedSeqs: 12}), Config{APIKeys: []string{"greedy", "modest"}, Log: slog.New(slog.DiscardHandler)})
-	tokens := 400
-	if testing.Short() { // the race detector is slow; with less to do there is still too much of it
-		tokens = 20
-	}
-	body := fmt.Sprintf(`{"prompt":"abcdefgh","max_tokens":%d,"ignore_eos":true}`, tokens)
-	began, served := time.Now(), 0
-	var mu sync.Mutex
-	var group sync.WaitGroup
-	for range 4 { // capacity: four clients that never pause
-		group.Go(func() {
-			for time.Since(began) < 500*time.Millisecond {
-				h.do("POST", "/v1/completions", body)
-				mu.Lock()
-				served++
-				mu.Unlock()
-			}
-		})
-	}
-	group.Wait()
-	capacity := float64(served) / time.Since(began).Seconds()
-	const slo = 1500 * time.Millisecond
-	peak, last := 0.0, 0.0
-	for _, load := range []float64{0.5, 1, 2, 4} {
-		r := openLoop(h, capacity*load, 600*time.Millisecond, body, slo)
-		peak, last = max(peak, r.goodput), r.goodput
-		t.Logf("T13 load %.1fx of %.0f req/s: sent %d, goodput %.0f req/s, 429 %.0f %%, p99 of a 429 %.1f ms, modest key served %d of %d, others %v",
-			load, capacity, r.sent, r.goodput, 100*float64(r.refused)/float64(max(r.sent, 1)), ms(r.late), r.modestServed, r.modestSent, r.other)
-		if len(r.other) > 0 {
-			t.Errorf("load %v: %v", load, r.other)
-		}
-		if load == 4 && (r.refused == 0 || r.modestServed == 0) {
-			t.Errorf("at four times the capacity %d were refused, of the modest key %d served", r.refused, r.modestServed)
-		}
-	}
-	if last < peak/3 { // the promise, 90 %, is for a machine of its own
-		t.Errorf("goodput falls from %.0f to %.0f under load", peak, last)
-	}
-	if _, err := h.idle(5 * time.Second); err != nil {
-		t.Error(err)
-	}
-}
-
-type loadResult struct {
-	sent, refused            int
-	modestSent, modestServed int
-	goodput                  float64
-	late                     time.Duration // p99 of a 429
-	other                    map[int]int
-}
-
-// openLoop sends requests at Poisson intervals, one in ten with the modest key.
-func openLoop(h *harness, rate float64, span time.Duration, body string, slo time.Duration) loadResult {
-	r := loadResult{other: map[int]int{}}
-	random := rand.New(rand.NewPCG(5, 6))
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
-	defer client.CloseIdleConnections()
-	var mu sync.Mutex
-	var group sync.WaitGroup
-	var late []time.Duration
-	good := 0
-	send := func(key string) {
-		began := time.Now()
-		ctx, stop := context.WithTimeout(h.t.Context(), 20*time.Second)
-		defer stop()
-		req, _ := http.NewRequestWithContext(ctx, "POST", h.url+"/v1/completions", strings.NewReader(body))
-		req.Header.Set("Content-Type", "application/json")
-		req.Header.Set("Authorization", "Bearer "+key)
-		resp, err := client.Do(req)
-		status := 0
-		if err == nil {
-			status = resp.StatusCode
-			io.Copy(io.Discard, resp.Body)
-			resp.Body.Close()
-		}
-		took := time.Since(began)
-		mu.Lock()
-		defer mu.Unlock()
-		switch {
-		case status == 200:
-			if took < slo {
-				good++
-			}
-			if key == "modest" {
-				r.modestServed++
-			}
-		case status == 429 && resp.Header.Get("Retry-After") != "":
-			r.refused++
-			late = append(late, took)
-		default:
-			r.other[status]++
-		}
-	}
-	began, next := time.Now(), 0.0
-	for time.Since(began) < span {
-		if next += random.ExpFloat64() / rate; next > span.Seconds() {
-			break
-		}
-		time.Sleep(time.Duration(next*float64(time.Second)) - time.Since(began))
-		key := "greedy"
-		if r.sent%10 == 9 {
-			key = "modest"
-			r.modestSent++
-		}
-		r.sent++
-		group.Go(func() { send(key) })
-	}
-	group.Wait()
-	r.goodput = float64(good) / time.Since(began).Seconds()
-	slices.Sort(late)
-	if len(late) > 0 {
-		r.late = late[len(late)*99/100]
-	}
-	return r
 }

@@ -28,7 +28,7 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request, c *call, e end
 	if err := s.unavailable(); err != nil {
 		return err
 	}
-	g, err := s.prepare(w, r, e)
+	g, err := s.prepare(w, r, c, e)
 	if err != nil {
 		return err
 	}
@@ -85,8 +85,21 @@ func (s *Server) retryAfter() int {
 	return int(min(max(wait.Round(time.Second)/time.Second, 1), 60))
 }
 
-// prepare reads the request and turns its prompts into ids.
-func (s *Server) prepare(w http.ResponseWriter, r *http.Request, e endpoint) (*generation, *apiError) {
+// admits refuses a request that the queue would refuse anyway.
+func (s *Server) admits(c *call) *apiError {
+	if err := s.llm.Engine.Admits(s.keys.owner(c.tenant)); err != nil {
+		return s.fault(c, err)
+	}
+	return nil
+}
+
+// prepare reads the request and turns its prompts into ids. Whether the queue has
+// a place is asked before the body is read, and again when it is this request's
+// turn to be tokenised: under overload a refusal costs a header, not a prompt.
+func (s *Server) prepare(w http.ResponseWriter, r *http.Request, c *call, e endpoint) (*generation, *apiError) {
+	if err := s.admits(c); err != nil {
+		return nil, err
+	}
 	body, release, err := s.readBody(w, r)
 	if err != nil {
 		return nil, err
@@ -109,6 +122,14 @@ func (s *Server) prepare(w http.ResponseWriter, r *http.Request, e endpoint) (*g
 	if e == chatEndpoint {
 		g.id = "chat" + g.id
 	}
+	leave, err := s.textPlace(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err = s.admits(c); err != nil {
+		return nil, err
+	}
 	if g.prompts, err = s.encode(r.Context(), req); err != nil {
 		return nil, err
 	}
@@ -126,15 +147,19 @@ func (s *Server) served(name string) (string, *apiError) {
 	return name, nil
 }
 
-// encode renders and tokenises in one of a few places, as it costs CPU that the
-// step loop needs.
-func (s *Server) encode(ctx context.Context, req *request) ([][]int32, *apiError) {
+// textPlace waits for one of the few places for rendering and tokenising, which
+// cost CPU that the step loop needs.
+func (s *Server) textPlace(ctx context.Context) (leave func(), err *apiError) {
 	select {
 	case s.text <- struct{}{}:
-		defer func() { <-s.text }()
+		return func() { <-s.text }, nil
 	case <-ctx.Done():
 		return nil, errLeft
 	}
+}
+
+// encode renders and tokenises; the caller has a place for it.
+func (s *Server) encode(ctx context.Context, req *request) ([][]int32, *apiError) {
 	if req.sampling.DRY.Multiplier > 0 && s.llm.Tokenizer != nil {
 		if req.breakers == nil {
 			req.sampling.DRY.Breakers = s.breakers()

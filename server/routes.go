@@ -121,6 +121,11 @@ func (s *Server) tokenize(w http.ResponseWriter, r *http.Request, _ *call) *apiE
 	if _, err := s.served(req.model); err != nil {
 		return err
 	}
+	leave, err := s.textPlace(r.Context())
+	if err != nil {
+		return err
+	}
+	defer leave()
 	ids, err := s.encode(r.Context(), req)
 	if err != nil {
 		return err
