@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"sestina/batch"
@@ -227,61 +228,68 @@ func endless() batch.SamplingParams {
 	return p
 }
 
-// A step that hangs is seen: readiness fails, the state is logged once, new
-// requests are refused, and after ten times as long every client is answered.
+// T09: a step that hangs is seen: readiness fails, the state is logged once, new
+// requests are refused, and after ten times as long every client is answered. The
+// clock is the bubble's, so the times are the watchdog's own.
 func TestAHangIsSeen(t *testing.T) {
-	const timeout = 250 * time.Millisecond // far above what a busy machine takes for a tiny step
-	var armed atomic.Bool
-	release := make(chan struct{})
-	log := &syncBuffer{}
-	s := setup{opt: Options{StepTimeout: timeout, Log: slog.New(slog.NewTextHandler(log, nil))}}
-	s.fail.onRun = func(*batch.Step) error {
-		if armed.Load() {
-			<-release
+	synctest.Test(t, func(t *testing.T) {
+		const clients = 8
+		var armed atomic.Bool
+		release := make(chan struct{})
+		log := &syncBuffer{}
+		s := setup{opt: Options{Log: slog.New(slog.NewTextHandler(log, nil))}, delay: func(int) time.Duration { return time.Millisecond }}
+		s.fail.onRun = func(*batch.Step) error {
+			if armed.Load() {
+				<-release
+			}
+			return nil
 		}
-		return nil
-	}
-	e, err := s.unchecked(t)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	got, handles := make([]answer, 8), make([]*Handle, 8)
-	for i := range got {
-		handles[i] = submit(t, e, Request{Prompt: []int32{5}, MaxTokens: 1000, Sampling: endless()})
-		wg.Go(func() { got[i] = read(handles[i]) })
-	}
-	armed.Store(true)
-	start := time.Now()
-	for e.Ready() == nil {
-		time.Sleep(time.Millisecond)
-	}
-	seen := time.Since(start)
-	if !errors.Is(e.Ready(), ErrStuck) || seen > timeout+2*time.Second {
-		t.Errorf("ready says %v after %v", e.Ready(), seen)
-	}
-	if _, err := e.Submit(context.Background(), Request{Prompt: []int32{1}}); !errors.Is(err, ErrStuck) {
-		t.Errorf("a stuck engine answers %v", err)
-	}
-	wg.Wait()
-	answered := time.Since(start)
-	for i, a := range got {
-		if a.whole != 1 || !errors.Is(a.why.Err, ErrDead) {
-			t.Errorf("client %d: %d terminal events, %v", i, a.whole, a.why.Err)
+		e, err := s.unchecked(t)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	close(release) // the loop comes back, sees that it is dead and ends
-	<-e.stopped
-	for i, h := range handles {
-		if a := read(h); a.whole != 0 || a.events != 0 {
-			t.Errorf("client %d heard of the end again", i)
+		var wg sync.WaitGroup
+		got, handles := make([]answer, clients), make([]*Handle, clients)
+		for i := range got {
+			handles[i] = submit(t, e, Request{Prompt: []int32{5}, MaxTokens: 1000, Sampling: endless()})
+			wg.Go(func() { got[i] = read(handles[i]) })
 		}
-	}
-	if n := strings.Count(log.String(), "engine stuck"); n != 1 || !strings.Contains(log.String(), "onRun") && !strings.Contains(log.String(), "fault_test") {
-		t.Errorf("the dump was logged %d times: %.300s", n, log.String())
-	}
-	e.Close()
-	t.Logf("timeout %v: seen after %v, all clients answered after %v", timeout, seen.Round(time.Millisecond), answered.Round(time.Millisecond))
+		time.Sleep(20 * time.Millisecond)
+		armed.Store(true)
+		start := time.Now()
+		for e.Ready() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		seen, limit := time.Since(start), e.Options().StepTimeout
+		if !errors.Is(e.Ready(), ErrStuck) || seen > limit+5*time.Millisecond {
+			t.Errorf("ready says %v after %v", e.Ready(), seen)
+		}
+		if _, err := e.Submit(context.Background(), Request{Prompt: []int32{1}}); !errors.Is(err, ErrStuck) {
+			t.Errorf("a stuck engine answers %v", err)
+		}
+		wg.Wait()
+		answered := time.Since(start)
+		if answered > deadAfter*limit+time.Second {
+			t.Errorf("the clients were answered after %v", answered)
+		}
+		for i, a := range got {
+			if a.whole != 1 || !errors.Is(a.why.Err, ErrDead) {
+				t.Errorf("client %d: %d terminal events, %v", i, a.whole, a.why.Err)
+			}
+		}
+		close(release) // the loop comes back, sees that it is dead and ends
+		<-e.stopped
+		for i, h := range handles {
+			if a := read(h); a.whole != 0 || a.events != 0 {
+				t.Errorf("client %d heard of the end again", i)
+			}
+		}
+		if n := strings.Count(log.String(), "engine stuck"); n != 1 || !strings.Contains(log.String(), "onRun") && !strings.Contains(log.String(), "fault_test") {
+			t.Errorf("the dump was logged %d times: %.300s", n, log.String())
+		}
+		e.Close()
+		t.Logf("T09 a step hangs (limit %v): /readyz fails after %v, %d of %d clients answered after %v", limit, seen, clients, clients, answered)
+	})
 }
 
 type syncBuffer struct {

@@ -358,13 +358,13 @@ func TestSilentHub(t *testing.T) {
 	s.hub.headerTimeout = 50 * time.Millisecond
 	start := time.Now()
 	_, err = s.Pull(context.Background(), "org/repo", Options{})
-	if err == nil || !strings.Contains(err.Error(), "no answer in 50ms") || time.Since(start) > 2*time.Second {
+	if err == nil || !strings.Contains(err.Error(), "no answer in 50ms") || time.Since(start) > 20*time.Second {
 		t.Errorf("%v after %v", err, time.Since(start))
 	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), 20*time.Millisecond, fmt.Errorf("the caller's reason"))
 	defer cancel()
 	s.hub.headerTimeout = time.Minute
-	if _, err := s.Pull(ctx, "org/repo", Options{}); err == nil || time.Since(start) > 4*time.Second {
+	if _, err := s.Pull(ctx, "org/repo", Options{}); err == nil || time.Since(start) > 40*time.Second {
 		t.Errorf("cancellation: %v", err)
 	}
 }

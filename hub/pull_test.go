@@ -84,7 +84,7 @@ func TestStall(t *testing.T) {
 		return true
 	}
 	s := openTest(t, t.TempDir(), hub)
-	s.hub.stallTimeout = 30 * time.Millisecond
+	s.hub.stallTimeout = 300 * time.Millisecond
 	start := time.Now()
 	mustPull(t, s, "org/repo")
 	refetched := hub.takeSent() - 300<<10

@@ -31,7 +31,7 @@ func (h *harness) idle(limit time.Duration) (time.Duration, error) {
 // until waits for a state of the engine.
 func (h *harness) until(what string, ok func(engine.Stats) bool) {
 	h.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(h.llm.Engine.Stats()); time.Sleep(200 * time.Microsecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(h.llm.Engine.Stats()); time.Sleep(200 * time.Microsecond) {
 		if time.Now().After(deadline) {
 			h.t.Fatalf("never %s: %+v", what, h.llm.Engine.Stats())
 		}
@@ -80,7 +80,7 @@ func TestDisconnectFrees(t *testing.T) {
 				}
 				c.Close()
 			}
-			d, err := h.idle(5 * time.Second)
+			d, err := h.idle(30 * time.Second)
 			if err != nil {
 				t.Fatalf("%s: %v", phase, err)
 			}
@@ -99,7 +99,7 @@ func TestDisconnectFrees(t *testing.T) {
 // memory, ends at the write deadline, and costs the others nothing.
 func TestSlowReaders(t *testing.T) {
 	const readers = 24
-	h := startOn(t, open(t, randomModel(t), engine.Options{MaxNumSeqs: 32}), Config{WriteTimeout: 700 * time.Millisecond},
+	h := startOn(t, open(t, randomModel(t), engine.Options{MaxNumSeqs: 32}), Config{WriteTimeout: 1500 * time.Millisecond},
 		func(l net.Listener) net.Listener { return smallBuffers{l} })
 	var conns []*net.TCPConn
 	begin := func() {
@@ -111,7 +111,7 @@ func TestSlowReaders(t *testing.T) {
 		h.until("all run", func(s engine.Stats) bool { return s.Running == readers })
 	}
 	begin() // what the engine keeps for so many is no matter of how slow they are
-	if _, err := h.idle(20 * time.Second); err != nil {
+	if _, err := h.idle(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	before := memory()
@@ -121,7 +121,7 @@ func TestSlowReaders(t *testing.T) {
 		t.Errorf("a good stream beside slow readers: %+v", good)
 	}
 	perClient := (memory() - before) / readers
-	d, err := h.idle(20 * time.Second)
+	d, err := h.idle(time.Minute)
 	if err != nil {
 		t.Error(err)
 	}
@@ -134,7 +134,7 @@ func TestSlowReaders(t *testing.T) {
 	if n := strings.Count(h.log.String(), "status=499"); n != 2*readers {
 		t.Errorf("%d of %d readers were ended", n, 2*readers)
 	}
-	t.Logf("T12 slow readers %d: heap and stacks %.0f KiB each while they stand still, all ended after %.1f s (write deadline 0.7 s)", readers, float64(perClient)/1024, d.Seconds())
+	t.Logf("T12 slow readers %d: heap and stacks %.0f KiB each while they stand still, all ended after %.1f s (write deadline 1.5 s)", readers, float64(perClient)/1024, d.Seconds())
 }
 
 // smallBuffers makes the kernel hold little for a connection, so that a reader's

@@ -131,7 +131,7 @@ func TestPromptsAreNotLogged(t *testing.T) {
 // TestKeepAlive: a client that waits for its turn hears a comment, and an early
 // failure after it is an event.
 func TestKeepAlive(t *testing.T) {
-	h := start(t, open(t, randomModel(t), engine.Options{MaxNumSeqs: 1, QueueTimeout: 300 * time.Millisecond}), Config{KeepAlive: 30 * time.Millisecond})
+	h := start(t, open(t, randomModel(t), engine.Options{MaxNumSeqs: 1, QueueTimeout: time.Second}), Config{KeepAlive: 30 * time.Millisecond})
 	holder := h.dial(`{"prompt":"a",` + endless + `}`)
 	defer holder.Close()
 	go io.Copy(io.Discard, holder)

@@ -86,7 +86,7 @@ func sweep(t *testing.T, queued int, loads ...float64) *overload {
 			t.Errorf("load %v: %v", load, r.other)
 		}
 	}
-	if _, err := h.idle(10 * time.Second); err != nil {
+	if _, err := h.idle(time.Minute); err != nil {
 		t.Error(err)
 	}
 	return o

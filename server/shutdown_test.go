@@ -37,13 +37,13 @@ func serving(t *testing.T, opt engine.Options, cfg Config) (h *harness, cancel f
 // TestShutdownDrains is T16 within the limit: everything that runs or waits is
 // answered to its end, nothing new is taken.
 func TestShutdownDrains(t *testing.T) {
-	h, cancel, ended := serving(t, engine.Options{MaxNumSeqs: 4}, Config{ShutdownTimeout: 20 * time.Second})
+	h, cancel, ended := serving(t, engine.Options{MaxNumSeqs: 4, Observer: device(2 * time.Millisecond)}, Config{ShutdownTimeout: 2 * time.Minute})
 	var clients sync.WaitGroup
 	var mu sync.Mutex
 	complete, cut := 0, 0
 	for i := range 12 {
 		clients.Go(func() {
-			s := h.stream("/v1/completions", fmt.Sprintf(`{"prompt":"drain %d","max_tokens":1500,"ignore_eos":true,"stream":true}`, i))
+			s := h.stream("/v1/completions", fmt.Sprintf(`{"prompt":"drain %d","max_tokens":400,"ignore_eos":true,"stream":true}`, i))
 			mu.Lock()
 			defer mu.Unlock()
 			if s.done && s.finish[0] == "length" {
@@ -115,7 +115,7 @@ func TestShutdownCutsWithAnError(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "4 choices") {
 		t.Errorf("Serve does not say that it cut 4: %v", err)
 	}
-	if took := time.Since(began); took > 3*time.Second {
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	t.Logf("T16 past the limit of 0.2 s: %d told by an error, %d without a terminal event, ended after %.2f s", told, silent, time.Since(began).Seconds())

@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // The tests run this very binary as the command, so that exit codes, streams
@@ -190,16 +190,21 @@ func TestLogitsWritesANumPyFile(t *testing.T) {
 
 func TestInterruptEndsTheAnswerWithItsOwnExitCode(t *testing.T) {
 	cmd := command(t, "run", "-m", tiny, "--backend", "ref", "--ignore-eos", "hello") // slow enough to be stopped
-	var out bytes.Buffer
-	cmd.Stdout = &out
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(400 * time.Millisecond)
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal("no answer began: ", err)
+	}
+	go io.Copy(io.Discard, out)
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Skip("no interrupts here: ", err)
 	}
-	err := cmd.Wait()
+	err = cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted {
 		t.Errorf("exit %d (%v), want %d", code, err, exitInterrupted)
 	}
