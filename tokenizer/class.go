@@ -43,6 +43,11 @@ var classes = sync.OnceValue(func() *classTable {
 			}
 		}
 	}
+	for _, r := range unicode16 {
+		for c := r.low; c <= r.high; c++ {
+			flat[c] |= r.class
+		}
+	}
 	t := &classTable{}
 	seen := map[[256]class]uint16{}
 	for i := range t.page {

@@ -25,6 +25,7 @@ const (
 type decoder struct {
 	kind      decoderKind
 	strip     int  // leading blanks to remove (fallbackDecoder)
+	bytes     bool // <0xNN> tokens are bytes (all but byteLevelDecoder)
 	keepFirst bool // the first token's "▁" are blanks like any other (metaspaceDecoder)
 }
 

@@ -18,6 +18,11 @@
 // n symbols, which take O(n log n): a megabyte of one letter is as harmless as a
 // megabyte of prose (TestEncodeTimeIsLinearOnHostileText).
 //
+// The pre-tokenisers of the families above are written out (split.go). What else a tokenizer.json may say runs too:
+// any Split pattern and behaviour (cut.go; the pattern in a backtracking engine with a time limit, translated by
+// onig.go), Digits, Punctuation, Whitespace, ByteLevel and Metaspace in any order that has a meaning. Characters have
+// the properties of Unicode 16, as in the reference.
+//
 // # Trust
 //
 // A special (control) token such as <|im_end|> changes who is speaking. Text of a

@@ -26,7 +26,7 @@ type GGUF struct {
 
 // preTokenizer is the meaning of a tokenizer.ggml.pre value.
 type preTokenizer struct {
-	splitters    func() []splitter
+	splitters    func() []stage
 	nfc          bool // Unicode composition first
 	ignoreMerges bool
 	addBOS       bool // default of add_bos_token
@@ -172,7 +172,7 @@ func (t *Tokenizer) ggufByteLevel(g GGUF) (addBOS bool, err error) {
 	m.ignoreMerges = pre.ignoreMerges
 	t.model, t.splitters = m, pre.splitters()
 	if pre.nfc {
-		t.normalizers = []normalizer{nfc{}}
+		t.normalizers = []normalizer{unicodeForm{canonical, true}}
 	}
 	return pre.addBOS, nil
 }
@@ -218,7 +218,7 @@ func (t *Tokenizer) useSentencePiece(g GGUF, m *bpe, spacePrefix bool) {
 		t.decoder.strip = 1
 	}
 	if spaceStartsWord(t.vocab) {
-		t.splitters = []splitter{wordStarts{}}
+		t.splitters = []stage{wordStarts{}}
 	}
 }
 
@@ -241,7 +241,7 @@ func (t *Tokenizer) ggufUnigram(g GGUF) error {
 	if !choose(g.AddSpacePrefix, true) {
 		t.prefix.rewrite = replace{old: " ", new: underline}
 	}
-	t.splitters = []splitter{literal{underline, withNext}}
+	t.splitters = []stage{literal{underline, withNext}}
 	return nil
 }
 

@@ -188,3 +188,46 @@ func spellings(tok *Tokenizer, ids []int32) []string {
 	}
 	return out
 }
+
+// Normalisers and pre-tokenisers that no whole golden has, one at a time on the same vocabulary.
+func TestStagesEqualTheReference(t *testing.T) {
+	var golden struct {
+		Texts []string `json:"texts"`
+		Cases []struct {
+			Name         string          `json:"name"`
+			Normalizer   json.RawMessage `json:"normalizer"`
+			PreTokenizer json.RawMessage `json:"pre_tokenizer"`
+			IDs          [][]int32       `json:"ids"`
+		} `json:"cases"`
+	}
+	var file map[string]json.RawMessage
+	for _, f := range []struct {
+		data []byte
+		into any
+	}{{readFile(t, "stages.json"), &golden}, {readFile(t, "bpe_gpt2", "tokenizer.json"), &file}} {
+		if err := json.Unmarshal(f.data, f.into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(golden.Cases) < 30 {
+		t.Fatalf("only %d cases", len(golden.Cases))
+	}
+	for _, c := range golden.Cases {
+		t.Run(c.Name, func(t *testing.T) {
+			file["normalizer"], file["pre_tokenizer"] = c.Normalizer, c.PreTokenizer
+			data, err := json.Marshal(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tok, err := FromJSON(data, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, text := range golden.Texts {
+				if got := tok.Encode(text, EncodeOptions{ParseSpecial: true}); !slices.Equal(got, c.IDs[i]) {
+					t.Errorf("%q\n got %v\nwant %v", text, got, c.IDs[i])
+				}
+			}
+		})
+	}
+}

@@ -115,7 +115,7 @@ func FromJSON(tokenizerJSON []byte, cfg *Config) (*Tokenizer, error) {
 	if err := t.readNormalizer(f.Normalizer, 0); err != nil {
 		return nil, err
 	}
-	byteLevel, err := t.readPreTokenizer(f.PreTokenizer, 0)
+	byteLevel, err := t.readPreTokenizer(f.PreTokenizer, false, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +169,7 @@ func (t *Tokenizer) readVocab(f *jsonFile) (scores []float64, err error) {
 			}
 		}
 	}
-	if t.decoder.kind != byteLevelDecoder {
+	if t.decoder.bytes {
 		for id, s := range spellings {
 			if _, ok := parseByte(s); ok && kinds[id] == Normal {
 				kinds[id] = Byte
@@ -272,7 +272,7 @@ func (t *Tokenizer) readModel(m *jsonModel, scores []float64, byteLevel bool) er
 	}
 	b.byteFallback, b.fuseUnk, b.ignoreMerges = m.ByteFallback && !byteLevel, m.FuseUnk, m.IgnoreMerges
 	if !byteLevel && len(t.splitters) == 0 && spaceStartsWord(t.vocab) && !m.IgnoreMerges {
-		t.splitters = []splitter{wordStarts{}}
+		t.splitters = []stage{wordStarts{}}
 	}
 	t.model = b
 	return nil

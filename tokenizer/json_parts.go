@@ -1,9 +1,11 @@
 package tokenizer
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
-	"regexp"
+	"slices"
+	"unicode"
 )
 
 // jsonPart is any component of tokenizer.json that has a "type": the union of the fields that are read.
@@ -18,10 +20,13 @@ type jsonPart struct {
 	Prepend  string       `json:"prepend"` // Prepend
 	Pattern  *jsonPattern `json:"pattern"` // Replace, Split
 	Content  string       `json:"content"` // Replace, Strip
-	Start    int          `json:"start"`   // Strip
+	Start    int          `json:"start"`   // Strip (decoder)
 	Stop     int          `json:"stop"`
 	Behavior string       `json:"behavior"` // Split
 	Invert   bool         `json:"invert"`
+
+	StripLeft  *bool `json:"strip_left"` // Strip (normalizer)
+	StripRight *bool `json:"strip_right"`
 
 	AddPrefixSpace   *bool  `json:"add_prefix_space"` // ByteLevel, old Metaspace
 	UseRegex         *bool  `json:"use_regex"`
@@ -78,7 +83,19 @@ func (t *Tokenizer) readNormalizer(p *jsonPart, depth int) error {
 		}
 		return nil
 	case "NFC":
-		n = nfc{}
+		n = unicodeForm{canonical, true}
+	case "NFD":
+		n = unicodeForm{canonical, false}
+	case "NFKC":
+		n = unicodeForm{compatible, true}
+	case "NFKD":
+		n = unicodeForm{compatible, false}
+	case "Lowercase":
+		n = eachRune(lowercase)
+	case "StripAccents":
+		n = eachRune(withoutMark)
+	case "Strip":
+		n = trim{p.StripLeft == nil || *p.StripLeft, p.StripRight == nil || *p.StripRight}
 	case "Prepend":
 		n = prepend{p.Prepend}
 	case "Replace":
@@ -100,99 +117,130 @@ func readReplace(p *jsonPart) (normalizer, error) {
 		return replace{old: *p.Pattern.String, new: p.Content}, nil
 	case p.Pattern != nil && p.Pattern.Regex != nil && *p.Pattern.Regex == " {2,}" && p.Content == " ":
 		return squeeze{}, nil
-	case p.Pattern != nil && p.Pattern.Regex != nil:
-		re, err := regexp.Compile(*p.Pattern.Regex)
-		if err != nil {
-			return nil, unsupported("replace pattern", *p.Pattern.Regex)
-		}
-		return replace{re: re, new: p.Content}, nil
+	case p.Pattern != nil && p.Pattern.Regex != nil && *p.Pattern.Regex != "":
+		find, err := patternFinder(*p.Pattern.Regex)
+		return replace{find: find, new: p.Content}, err
 	}
 	return nil, unsupported("replace pattern", "")
 }
 
-// readPreTokenizer adds p's splitters and reports whether it maps text to GPT-2's byte alphabet.
-func (t *Tokenizer) readPreTokenizer(p *jsonPart, depth int) (byteLevel bool, err error) {
+// readPreTokenizer adds p's stages. byteLevel says whether the text before them is in GPT-2's byte alphabet, and the
+// result whether it is behind them.
+func (t *Tokenizer) readPreTokenizer(p *jsonPart, byteLevel bool, depth int) (bool, error) {
 	if p == nil {
-		return false, nil
+		return byteLevel, nil
 	}
 	if depth > maxStages || len(t.splitters) >= maxStages {
 		return false, tooDeep("pre_tokenizer")
 	}
+	var err error
 	switch p.Type {
 	case "Sequence":
 		for i := range p.PreTokenizers {
-			if byteLevel {
-				return false, unsupported("pre_tokenizer after ByteLevel", p.PreTokenizers[i].Type)
-			}
-			if byteLevel, err = t.readPreTokenizer(&p.PreTokenizers[i], depth+1); err != nil {
+			if byteLevel, err = t.readPreTokenizer(&p.PreTokenizers[i], byteLevel, depth+1); err != nil {
 				return false, err
 			}
 		}
 		return byteLevel, nil
 	case "ByteLevel":
+		if byteLevel {
+			return false, unsupported("pre_tokenizer", "ByteLevel twice")
+		}
 		if p.AddPrefixSpace == nil || *p.AddPrefixSpace {
-			if len(t.splitters) > 0 || t.prefix.rewrite != nil {
-				return false, unsupported("pre_tokenizer", "ByteLevel with add_prefix_space after another")
-			}
-			t.prefix.rewrite = prefixBlank{}
+			t.addRewriter(prefixBlank{})
 		}
 		if p.UseRegex == nil || *p.UseRegex {
 			t.splitters = append(t.splitters, gpt2{classes()})
 		}
 		return true, nil
+	case "Metaspace":
+		if byteLevel {
+			return false, unsupported("pre_tokenizer", "Metaspace after ByteLevel")
+		}
+		return false, t.readMetaspace(p)
+	}
+	st, err := readStage(p)
+	if err != nil {
+		return false, err
+	}
+	if byteLevel {
+		st = mapped{st}
+	}
+	t.splitters = append(t.splitters, st)
+	return byteLevel, nil
+}
+
+// addRewriter puts a rewriting of every piece behind the stages so far.
+func (t *Tokenizer) addRewriter(n normalizer) {
+	if len(t.splitters) == 0 && t.prefix.rewrite == nil {
+		t.prefix.rewrite = n
+		return
+	}
+	t.splitters = append(t.splitters, n)
+}
+
+// readStage reads a pre-tokeniser that only cuts.
+func readStage(p *jsonPart) (stage, error) {
+	switch p.Type {
 	case "Digits":
 		limit := 1
 		if !p.IndividualDigits {
 			limit = maxVocabBytes // any number
 		}
-		t.splitters = append(t.splitters, digitRuns{classes(), limit})
-		return false, nil
+		return digitRuns{classes(), limit}, nil
 	case "Split":
-		s, err := readSplit(p)
-		t.splitters = append(t.splitters, s)
-		return false, err
-	case "Metaspace":
-		return false, t.readMetaspace(p)
+		return readSplit(p)
+	case "Punctuation":
+		rule, ok := cutRules[cmp.Or(p.Behavior, "Isolated")]
+		if !ok {
+			return nil, unsupported("punctuation behavior", p.Behavior)
+		}
+		return cut{find: runes(punctuation), rule: rule}, nil
+	case "Whitespace":
+		return cut{find: words, rule: removed, invert: true}, nil
+	case "WhitespaceSplit":
+		return cut{find: runes(unicode.IsSpace), rule: removed}, nil
 	}
-	return false, unsupported("pre_tokenizer", p.Type)
+	return nil, unsupported("pre_tokenizer", p.Type)
 }
 
-func readSplit(p *jsonPart) (splitter, error) {
-	if p.Invert || p.Pattern == nil {
-		return nil, unsupported("pre_tokenizer", "Split with invert or without pattern")
-	}
-	if p.Pattern.String != nil && *p.Pattern.String != "" {
-		modes := map[string]literalMerge{"Isolated": isolated, "MergedWithPrevious": withPrevious, "MergedWithNext": withNext}
-		mode, ok := modes[p.Behavior]
-		if !ok {
-			return nil, unsupported("split behavior", p.Behavior)
-		}
-		return literal{*p.Pattern.String, mode}, nil
-	}
-	if p.Pattern.Regex == nil || *p.Pattern.Regex == "" {
-		return nil, unsupported("split pattern", "")
-	}
-	if p.Behavior != "Isolated" {
+func readSplit(p *jsonPart) (stage, error) {
+	rule, ok := cutRules[p.Behavior]
+	if !ok {
 		return nil, unsupported("split behavior", p.Behavior)
 	}
-	return patternSplitter(*p.Pattern.Regex)
+	switch {
+	case p.Pattern == nil:
+	case p.Pattern.String != nil && *p.Pattern.String != "":
+		if !p.Invert && rule != removed && rule != contiguous {
+			return literal{*p.Pattern.String, rule}, nil
+		}
+		return cut{literals(*p.Pattern.String), rule, p.Invert}, nil
+	case p.Pattern.Regex != nil && *p.Pattern.Regex != "":
+		if rule == isolated { // both sides of a match are pieces, whichever counts as the match
+			return patternSplitter(*p.Pattern.Regex)
+		}
+		find, err := patternFinder(*p.Pattern.Regex)
+		return cut{find, rule, p.Invert}, err
+	}
+	return nil, unsupported("split pattern", "")
 }
 
 func (t *Tokenizer) readMetaspace(p *jsonPart) error {
 	if p.Replacement != "" && p.Replacement != underline {
 		return unsupported("metaspace replacement", p.Replacement)
 	}
-	if len(t.splitters) > 0 || t.prefix.rewrite != nil {
-		return unsupported("pre_tokenizer", "Metaspace after another")
-	}
 	blanks := replace{old: " ", new: underline}
 	switch metaspaceScheme(p) {
 	case "always":
-		t.prefix.rewrite = metaspace{underline}
+		t.addRewriter(metaspace{underline})
 	case "first":
+		if len(t.splitters) > 0 || t.prefix.rewrite != nil {
+			return unsupported("pre_tokenizer", "Metaspace with prepend_scheme first after another")
+		}
 		t.prefix.rewrite, t.prefix.otherwise = metaspace{underline}, blanks
 	case "never":
-		t.prefix.rewrite = blanks
+		t.addRewriter(blanks)
 	default:
 		return unsupported("metaspace prepend_scheme", p.PrependScheme)
 	}
@@ -276,6 +324,7 @@ func (t *Tokenizer) readDecoder(p *jsonPart) error {
 		parts = p.Decoders
 	}
 	var shape string
+	t.decoder.bytes = slices.ContainsFunc(parts, func(p jsonPart) bool { return p.Type == "ByteFallback" })
 	for _, part := range parts {
 		shape += part.Type + " "
 		switch part.Type {

@@ -59,7 +59,7 @@ func TestDamagedJSONIsRefusedWithTheReason(t *testing.T) {
 		{"no unknown token", "model", `{"type":"Unigram","vocab":[["a",0]]}`, "unknown token"},
 		{"unigram twice", "model", `{"type":"Unigram","vocab":[["a",0],["a",1]],"unk_id":0}`, "both spelled"},
 		{"normalizer", "normalizer", `{"type":"Precompiled"}`, "Precompiled"},
-		{"pre-tokenizer", "pre_tokenizer", `{"type":"Whitespace"}`, "Whitespace"},
+		{"pre-tokenizer", "pre_tokenizer", `{"type":"UnicodeScripts"}`, "UnicodeScripts"},
 		{"pattern", "pre_tokenizer", `{"type":"Split","pattern":{"Regex":"("},"behavior":"Isolated"}`, "pattern"},
 		{"decoder", "decoder", `{"type":"WordPiece"}`, "WordPiece"},
 		{"template id", "post_processor", `{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}],"special_tokens":{"x":{"ids":[-5]}}}`, "-5"},

@@ -10,31 +10,48 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// nfc is Unicode canonical composition (UAX #15).
+// unicodeForm is one of Unicode's normal forms (UAX #15): NFC, NFD, NFKC, NFKD.
 //
-// golang.org/x/text/unicode/norm does the common case, text that is already composed, and
+// golang.org/x/text/unicode/norm does the common case, text that is already in the form, and
 // supplies the data. It cannot do the rest here: it implements the Stream-Safe Text Process and
 // inserts U+034F after 30 combining marks, which the reference tokenizers do not. So the parts
 // that need work are decomposed, ordered and composed below; they end at a character that
 // cannot interact with what is before it, so each part is normalised alone.
-type nfc struct{}
+type unicodeForm struct {
+	decomposition norm.Form // canonical or compatible
+	composed      bool
+}
 
-func (nfc) apply(s string, spans []span) (string, []span) {
-	if norm.NFC.IsNormalString(s) {
+const canonical, compatible = norm.NFD, norm.NFKD
+
+// form is the library's name of f.
+func (f unicodeForm) form() norm.Form {
+	switch {
+	case !f.composed:
+		return f.decomposition
+	case f.decomposition == compatible:
+		return norm.NFKC
+	}
+	return norm.NFC
+}
+
+func (f unicodeForm) apply(s string, spans []span) (string, []span) {
+	form := f.form()
+	if form.IsNormalString(s) {
 		return s, spans
 	}
 	var b strings.Builder
 	m := mover{in: spans}
 	for at := 0; at < len(s); {
-		n := norm.NFC.QuickSpanString(s[at:])
+		n := form.QuickSpanString(s[at:])
 		m.same(at, at+n, b.Len())
 		b.WriteString(s[at : at+n])
 		at += n
 		if at == len(s) {
 			break
 		}
-		end := partEnd(s, at)
-		part := composePart(s[at:end])
+		end := partEnd(form, s, at)
+		part := f.rewrite(s[at:end])
 		m.changed(at, end, b.Len(), b.Len()+len(part))
 		b.WriteString(part)
 		at = end
@@ -43,34 +60,37 @@ func (nfc) apply(s string, spans []span) (string, []span) {
 }
 
 // partEnd returns the end of the part of s that begins at i.
-func partEnd(s string, i int) int {
+func partEnd(form norm.Form, s string, i int) int {
 	for {
 		_, width := utf8.DecodeRuneInString(s[i:])
 		i += width
-		if i == len(s) || norm.NFC.PropertiesString(s[i:]).BoundaryBefore() {
+		if i == len(s) || form.PropertiesString(s[i:]).BoundaryBefore() {
 			return i
 		}
 	}
 }
 
-func composePart(s string) string {
+func (f unicodeForm) rewrite(s string) string {
 	if !utf8.ValidString(s) {
 		return s
 	}
 	var runes []rune
 	for i := 0; i < len(s); {
-		p := norm.NFD.PropertiesString(s[i:])
+		p := f.decomposition.PropertiesString(s[i:])
 		if d := p.Decomposition(); d != nil {
 			runes = append(runes, []rune(string(d))...)
 			i += p.Size()
 			continue
 		}
 		r, width := utf8.DecodeRuneInString(s[i:])
-		runes = append(runes, r)
+		runes = appendHangul(runes, r)
 		i += width
 	}
 	orderMarks(runes)
-	return string(compose(runes))
+	if f.composed {
+		runes = compose(runes)
+	}
+	return string(runes)
 }
 
 // orderMarks sorts each run of combining marks by combining class, stably.
@@ -128,6 +148,19 @@ const (
 	hangulS, hangulL, hangulV, hangulT = 0xAC00, 0x1100, 0x1161, 0x11A7
 	countL, countV, countT             = 19, 21, 28
 )
+
+// appendHangul appends r, a syllable as its letters.
+func appendHangul(runes []rune, r rune) []rune {
+	i := r - hangulS
+	if i < 0 || i >= countL*countV*countT {
+		return append(runes, r)
+	}
+	runes = append(runes, hangulL+i/(countV*countT), hangulV+i/countT%countV)
+	if i%countT > 0 {
+		runes = append(runes, hangulT+i%countT)
+	}
+	return runes
+}
 
 func composePair(a, b rune) (rune, bool) {
 	switch {

@@ -1,8 +1,9 @@
 package tokenizer
 
 import (
-	"regexp"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // A normalizer rewrites text before it is cut into pieces. spans are positions in the text
@@ -24,11 +25,11 @@ func (p prepend) apply(s string, spans []span) (string, []span) {
 	return p.text + s, m.out
 }
 
-// replace rewrites each occurrence of a fixed text, or each match of a regular expression.
+// replace rewrites each match.
 type replace struct {
-	old string
-	re  *regexp.Regexp // instead of old
-	new string
+	old  string // a fixed text, or
+	find finder // what a pattern matches
+	new  string
 }
 
 // squeeze makes each run of two or more blanks one (" {2,}" in T5's files).
@@ -61,42 +62,81 @@ func (squeeze) apply(s string, spans []span) (string, []span) {
 }
 
 func (r replace) apply(s string, spans []span) (string, []span) {
-	if r.re == nil && len(spans) == 0 {
+	if r.find == nil && len(spans) == 0 {
 		return strings.ReplaceAll(s, r.old, r.new), nil
+	}
+	find := r.find
+	if find == nil {
+		find = literals(r.old)
+	}
+	found := find(s)
+	if len(found) == 0 {
+		return s, spans
 	}
 	var b strings.Builder
 	m := mover{in: spans}
 	at := 0
-	for at <= len(s) {
-		start, end := r.find(s, at)
-		if start < 0 {
-			break
+	for _, f := range found {
+		if f.start == f.end {
+			continue
 		}
-		m.same(at, start, b.Len())
-		b.WriteString(s[at:start])
-		m.changed(start, end, b.Len(), b.Len()+len(r.new))
+		m.same(at, f.start, b.Len())
+		b.WriteString(s[at:f.start])
+		m.changed(f.start, f.end, b.Len(), b.Len()+len(r.new))
 		b.WriteString(r.new)
-		at = end
+		at = f.end
 	}
 	m.same(at, len(s), b.Len())
 	b.WriteString(s[at:])
 	return b.String(), m.out
 }
 
-// find returns the first non-empty match in s[at:].
-func (r replace) find(s string, at int) (start, end int) {
-	if r.re == nil {
-		i := strings.Index(s[at:], r.old)
-		if i < 0 {
-			return -1, -1
+// eachRune rewrites character by character.
+type eachRune func(r rune) string
+
+func (f eachRune) apply(s string, spans []span) (string, []span) {
+	var b strings.Builder
+	m := mover{in: spans}
+	for i, r := range s {
+		_, width := utf8.DecodeRuneInString(s[i:])
+		new := s[i : i+width]
+		if r != utf8.RuneError {
+			new = f(r)
 		}
-		return at + i, at + i + len(r.old)
+		m.changed(i, i+width, b.Len(), b.Len()+len(new))
+		b.WriteString(new)
 	}
-	loc := r.re.FindStringIndex(s[at:])
-	if loc == nil || loc[0] == loc[1] {
-		return -1, -1
+	return b.String(), m.out
+}
+
+func lowercase(r rune) string {
+	if r == 'İ' {
+		return "i\u0307"
 	}
-	return at + loc[0], at + loc[1]
+	return string(unicode.ToLower(r))
+}
+
+func withoutMark(r rune) string {
+	if unicode.Is(unicode.M, r) {
+		return ""
+	}
+	return string(r)
+}
+
+// trim removes the blanks at the ends.
+type trim struct{ left, right bool }
+
+func (t trim) apply(s string, spans []span) (string, []span) {
+	start, end := 0, len(s)
+	if t.right {
+		end = len(strings.TrimRightFunc(s, unicode.IsSpace))
+	}
+	if t.left {
+		start = end - len(strings.TrimLeftFunc(s[:end], unicode.IsSpace))
+	}
+	m := mover{in: spans}
+	m.same(start, end, 0)
+	return s[start:end], m.out
 }
 
 // metaspace is the first half of the Metaspace pre-tokeniser: blanks become "▁", and one is put

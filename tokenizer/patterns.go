@@ -3,23 +3,19 @@ package tokenizer
 import (
 	"fmt"
 	"strings"
-	"time"
-	"unicode/utf8"
-
-	"github.com/dlclark/regexp2"
 )
 
 // The pre-tokenisers of the model families, as stages.
 
-func gpt2Splitters() []splitter   { return []splitter{gpt2{classes()}} }
-func smollmSplitters() []splitter { return []splitter{digitRuns{classes(), 1}, gpt2{classes()}} }
-func llama3Splitters() []splitter { return []splitter{cl100k{classes(), 3, false}} }
-func qwen2Splitters() []splitter  { return []splitter{cl100k{classes(), 1, false}} }
-func qwen35Splitters() []splitter { return []splitter{cl100k{classes(), 1, true}} }
-func o200kSplitters() []splitter  { return []splitter{o200k{classes(), 3, true}} }
-func tekkenSplitters() []splitter { return []splitter{o200k{classes(), 1, false}} }
-func deepseekSplitters() []splitter {
-	return []splitter{digitRuns{classes(), 3}, cjkRuns{}, deepseekWords{classes()}}
+func gpt2Splitters() []stage   { return []stage{gpt2{classes()}} }
+func smollmSplitters() []stage { return []stage{digitRuns{classes(), 1}, gpt2{classes()}} }
+func llama3Splitters() []stage { return []stage{cl100k{classes(), 3, false}} }
+func qwen2Splitters() []stage  { return []stage{cl100k{classes(), 1, false}} }
+func qwen35Splitters() []stage { return []stage{cl100k{classes(), 1, true}} }
+func o200kSplitters() []stage  { return []stage{o200k{classes(), 3, true}} }
+func tekkenSplitters() []stage { return []stage{o200k{classes(), 1, false}} }
+func deepseekSplitters() []stage {
+	return []stage{digitRuns{classes(), 3}, cjkRuns{}, deepseekWords{classes()}}
 }
 
 // Patterns as tokenizer.json files write them.
@@ -44,8 +40,10 @@ const (
 
 // patternSplitter returns the splitter of a Split pre-tokeniser's regular expression. Known patterns have
 // a hand-written linear splitter, others run in a backtracking engine.
-func patternSplitter(pattern string) (splitter, error) {
-	canonical := strings.NewReplacer(`\"`, `"`, "\r", `\r`, "\n", `\n`).Replace(pattern)
+func patternSplitter(pattern string) (stage, error) {
+	canonical := strings.NewReplacer(`\"`, `"`, "\r", `\r`, "\n", `\n`,
+		// Possessive where giving back would not help: the same matches.
+		`[^\r\n\p{L}\p{N}]?+`, `[^\r\n\p{L}\p{N}]?`, `[^\s\p{L}\p{N}]++`, `[^\s\p{L}\p{N}]+`).Replace(pattern)
 	switch canonical {
 	case gpt2Pattern:
 		return gpt2{classes()}, nil
@@ -68,53 +66,20 @@ func patternSplitter(pattern string) (splitter, error) {
 	case deepseekPattern:
 		return deepseekWords{classes()}, nil
 	}
-	return newBacktracker(pattern)
+	find, err := patternFinder(pattern)
+	return cut{find: find}, err
 }
 
-// backtracker runs a pattern that has no hand-written splitter. Unlike those it may be slow on hostile text, so
-// each look for a match stops after matchTimeout, and the rest of the text is then one piece.
-type backtracker struct{ re *regexp2.Regexp }
+const maxPatternBytes = 16 << 10
 
-const matchTimeout = 2 * time.Second
-
-func newBacktracker(pattern string) (splitter, error) {
-	re, err := regexp2.Compile(pattern, regexp2.None)
+// patternFinder is regexFinder for patterns from files.
+func patternFinder(pattern string) (finder, error) {
+	if len(pattern) > maxPatternBytes {
+		return nil, fmt.Errorf("tokenizer: a pattern of %d bytes, more than the limit of %d", len(pattern), maxPatternBytes)
+	}
+	find, err := regexFinder(pattern)
 	if err != nil {
-		return nil, fmt.Errorf("tokenizer: the pre-tokenizer pattern %.60q is not supported (%w); use the GGUF form of the model", pattern, err)
+		return nil, fmt.Errorf("tokenizer: the pattern %.60q is not supported (%w); use the GGUF form of the model", pattern, err)
 	}
-	re.MatchTimeout = matchTimeout
-	return backtracker{re}, nil
-}
-
-func (b backtracker) next(s string) int { return b.cuts(s)[0] }
-
-// cuts returns the ends of all pieces of s: matches, and what lies between them.
-func (b backtracker) cuts(s string) []int {
-	var ends []int
-	runes, at := 0, 0 // the same position in runes and in bytes
-	advance := func(to int) int {
-		for ; runes < to; runes++ {
-			_, width := utf8.DecodeRuneInString(s[at:])
-			at += width
-		}
-		return at
-	}
-	m, err := b.re.FindStringMatch(s)
-	for m != nil && err == nil {
-		last := 0
-		if len(ends) > 0 {
-			last = ends[len(ends)-1]
-		}
-		if start := advance(m.Index); start > last {
-			ends = append(ends, start)
-		}
-		if m.Length > 0 {
-			ends = append(ends, advance(m.Index+m.Length))
-		}
-		m, err = b.re.FindNextMatch(m)
-	}
-	if len(ends) == 0 || ends[len(ends)-1] < len(s) {
-		ends = append(ends, len(s))
-	}
-	return ends
+	return find, nil
 }

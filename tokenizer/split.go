@@ -19,11 +19,13 @@ type splitter interface {
 	next(s string) int
 }
 
-// A cutter cuts all of s at once, because finding its pieces one by one would repeat work.
+// A cutter cuts all of s at once, because finding its pieces one by one would repeat work. It may leave text out.
 type cutter interface {
-	// cuts returns the ends of the pieces of s, ascending, the last is len(s).
-	cuts(s string) []int
+	pieces(s string) []span
 }
+
+// A stage is one step of a pre-tokeniser: a splitter, a cutter, or a normalizer that rewrites each piece.
+type stage any
 
 // gpt2 is
 //
@@ -234,16 +236,8 @@ func (cjkRuns) next(s string) int {
 // literal splits at a fixed string.
 type literal struct {
 	sep   string
-	merge literalMerge
+	merge cutRule // isolated, withPrevious or withNext
 }
-
-type literalMerge uint8
-
-const (
-	isolated literalMerge = iota // "a▁b" → a ▁ b
-	withPrevious
-	withNext
-)
 
 func (l literal) next(s string) int {
 	n := len(l.sep)

@@ -31,7 +31,7 @@ func TestSplittersEqualTheirPattern(t *testing.T) {
 			if _, slow := fast.(cutter); slow {
 				t.Fatal("the pattern has no hand-written splitter")
 			}
-			reference, err := newBacktracker(c.pattern)
+			find, err := regexFinder(c.pattern)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -41,13 +41,9 @@ func TestSplittersEqualTheirPattern(t *testing.T) {
 					b.WriteString(strings.Repeat(alphabet[rng.IntN(len(alphabet))], 1+rng.IntN(3)))
 				}
 				text := b.String()
-				var got []int
-				for at := 0; at < len(text); {
-					at += fast.next(text[at:])
-					got = append(got, at)
-				}
-				if want := reference.(cutter).cuts(text); !slices.Equal(got, want) {
-					t.Fatalf("%q\n got cuts %v\nwant      %v", text, got, want)
+				got := piecesOf(fast, text)
+				if want := (cut{find: find}).pieces(text); !slices.Equal(got, want) {
+					t.Fatalf("%q\n got pieces %v\nwant        %v", text, got, want)
 				}
 			}
 		})
@@ -56,7 +52,7 @@ func TestSplittersEqualTheirPattern(t *testing.T) {
 
 func TestLiteralSplitsMergeAsNamed(t *testing.T) {
 	for _, c := range []struct {
-		merge literalMerge
+		merge cutRule
 		want  string
 	}{
 		{isolated, "_|_|a|_|b|_|_|c|_"},
@@ -81,10 +77,72 @@ func TestUnknownPatternRunsInTheBacktracker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := s.(cutter).cuts("a12x3é45"), []int{1, 2, 4, 5, 7, 9}; !slices.Equal(got, want) {
+	if got, want := s.(cutter).pieces("a12x3é45"), []span{{0, 1}, {1, 2}, {2, 4}, {4, 5}, {5, 7}, {7, 9}}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	if _, err := patternSplitter(`(`); err == nil {
 		t.Error("a broken pattern was accepted")
+	}
+	if _, err := patternSplitter(strings.Repeat("a", maxPatternBytes+1)); err == nil {
+		t.Error("a huge pattern was accepted")
+	}
+}
+
+// The expected pieces are what the reference library gives for Split("-", rule, invert).
+func TestCutsFollowTheirRule(t *testing.T) {
+	for _, c := range []struct {
+		rule   string
+		invert bool
+		want   string
+	}{
+		{"Isolated", false, "-|-|a|-|b|-|-|c|-"},
+		{"Removed", false, "a|b|c"},
+		{"MergedWithPrevious", false, "-|-|a-|b-|-|c-"},
+		{"MergedWithNext", false, "-|-a|-b|-|-c|-"},
+		{"Contiguous", false, "--|a|-|b|--|c|-"},
+		{"Removed", true, "-|-|-|-|-|-"},
+		{"MergedWithPrevious", true, "-|-a|-b|-|-c|-"},
+		{"MergedWithNext", true, "-|-|a-|b-|-|c-"},
+		{"Contiguous", true, "--|a|-|b|--|c|-"},
+	} {
+		text := "--a-b--c-"
+		var got []string
+		for _, p := range (cut{literals("-"), cutRules[c.rule], c.invert}).pieces(text) {
+			got = append(got, text[p.start:p.end])
+		}
+		if strings.Join(got, "|") != c.want {
+			t.Errorf("%s invert %v: %q, want %q", c.rule, c.invert, strings.Join(got, "|"), c.want)
+		}
+	}
+}
+
+func TestPatternsAreTranslatedFromTheReferencesDialect(t *testing.T) {
+	for _, c := range []struct{ pattern, text, want string }{
+		{`[^\r\n\p{L}\p{N}]?+\p{L}+`, "!ab", "!ab"},
+		{`a?+a`, "aa", "aa"},
+		{`a++b|a`, "aaac", "a|a|a"},
+		{`(ab|a)*+b`, "abab", "b|b"},
+		{` ?[^(\s|[.,!?])]+`, "ab, (c) d", "ab|c| d"},
+		{`[a[bc]\]]+`, "xab]cx", "ab]c"},
+		{`\p{N}{1,3}+`, "12345 67", "12345|67"},
+		{`a{1,2}+a`, "aaaaaa", "aaaaaa"},
+		{`\p{N}{1,3}`, "12345", "123|45"},
+		{`(?=(\d{3})+(?!\d))`, "1234567", "|"},
+		{`\w+`, "a\u200db_1é", "a|b_1é"},
+		{`[\w.]+`, "a\u200d.b", "a|.b"},
+		{`\p{Lu}++|\x{41}`, "AB", "AB"},
+	} {
+		find, err := regexFinder(c.pattern)
+		if err != nil {
+			t.Errorf("%s: %v", c.pattern, err)
+			continue
+		}
+		var got []string
+		for _, m := range find(c.text) {
+			got = append(got, c.text[m.start:m.end])
+		}
+		if strings.Join(got, "|") != c.want {
+			t.Errorf("%s (translated %s) in %q: %q, want %q", c.pattern, translate(c.pattern), c.text, strings.Join(got, "|"), c.want)
+		}
 	}
 }

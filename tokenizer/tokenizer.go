@@ -13,9 +13,9 @@ type Tokenizer struct {
 	normalized  matcher      // added tokens matched after the normaliser
 	normalizers []normalizer // in order
 	prefix      prefixRule
-	splitters   []splitter // in order, each cuts the pieces of the one before
-	before      []int32    // ids put before a text with AddSpecial (BOS)
-	after       []int32    // ids put behind it (EOS)
+	splitters   []stage // in order, each works on the pieces of the one before
+	before      []int32 // ids put before a text with AddSpecial (BOS)
+	after       []int32 // ids put behind it (EOS)
 	decoder     decoder
 	names       specials
 }
@@ -140,22 +140,24 @@ func (t *Tokenizer) encodePlain(dst []int32, s string, first bool) []int32 {
 	return t.encodePieces(dst, s, t.splitters)
 }
 
-func (t *Tokenizer) encodePieces(dst []int32, s string, splitters []splitter) []int32 {
-	if len(splitters) == 0 {
+func (t *Tokenizer) encodePieces(dst []int32, s string, stages []stage) []int32 {
+	if len(stages) == 0 {
 		return t.model.appendPiece(dst, s)
 	}
-	if c, ok := splitters[0].(cutter); ok {
-		start := 0
-		for _, end := range c.cuts(s) {
-			dst = t.encodePieces(dst, s[start:end], splitters[1:])
-			start = end
+	switch st := stages[0].(type) {
+	case normalizer:
+		s, _ = st.apply(s, nil)
+		return t.encodePieces(dst, s, stages[1:])
+	case cutter:
+		for _, p := range st.pieces(s) {
+			dst = t.encodePieces(dst, s[p.start:p.end], stages[1:])
 		}
-		return dst
-	}
-	for s != "" {
-		n := splitters[0].next(s)
-		dst = t.encodePieces(dst, s[:n], splitters[1:])
-		s = s[n:]
+	case splitter:
+		for s != "" {
+			n := st.next(s)
+			dst = t.encodePieces(dst, s[:n], stages[1:])
+			s = s[n:]
+		}
 	}
 	return dst
 }
