@@ -1,7 +1,9 @@
 package model_test
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -141,4 +143,45 @@ func withConfigV5(t *testing.T, dir string) string {
 		}
 	}
 	return out
+}
+
+// Published configs leave out what equals the architecture's default, and write the same thing in several ways.
+func TestConfigsInOtherWordsAreTheSameModel(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		remove []string
+		set    map[string]any
+	}{
+		{"llama_tied", []string{"tie_word_embeddings", "head_dim", "hidden_act", "torch_dtype"}, nil},
+		{"llama_plain", []string{"tie_word_embeddings"}, map[string]any{"rope_scaling": map[string]any{"type": "dynamic", "factor": 4.0}}},
+		{"llama_mha", []string{"rope_theta"}, map[string]any{"num_key_value_heads": nil, "rope_scaling": nil}},
+		{"smollm3", []string{"tie_word_embeddings", "rope_theta", "no_rope_layer_interval"}, nil},
+		{"smollm3", []string{"no_rope_layer_interval"}, map[string]any{"no_rope_layers": []int{1, 1, 1, 0}}},
+		{"qwen3", []string{"head_dim", "tie_word_embeddings"}, nil},
+	} {
+		dir := filepath.Join("testdata/hf", c.name)
+		config := map[string]any{}
+		data, err := os.ReadFile(filepath.Join(dir, "config.json"))
+		if err == nil {
+			err = json.Unmarshal(data, &config)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range c.remove {
+			delete(config, k)
+		}
+		maps.Copy(config, c.set)
+		t.Run(c.name, func(t *testing.T) {
+			out := withConfigV5(t, dir)
+			data, err := json.Marshal(config)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(out, "config.json"), data, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			compare(t, open(t, out, refF32(), 16), datatest.Safetensors(t, filepath.Join(dir, "golden.safetensors")))
+		})
+	}
 }

@@ -36,7 +36,7 @@ func (p *Rope) validate() error {
 			return fmt.Errorf("config: rope scaling factor %v must be in [1, 1e6)", p.Factor)
 		}
 	default:
-		return fmt.Errorf("config: rope type %q is not built (default, linear, llama3, yarn are)", p.Type)
+		return fmt.Errorf("config: rope type %q is not built (default, dynamic, linear, llama3, yarn are)", p.Type)
 	}
 	if p.Type == "llama3" && !(p.Low > 0 && p.High > p.Low) {
 		return fmt.Errorf("config: llama3 rope needs 0 < low_freq_factor (%v) < high_freq_factor (%v)", p.Low, p.High)
@@ -79,6 +79,9 @@ func readRopeHF(r *checkpoint.Reader, headDim, context int) Rope {
 		BetaFast: r.FloatOr(either("beta_fast"), 32),
 		BetaSlow: r.FloatOr(either("beta_slow"), 1),
 		Truncate: r.BoolOr(either("truncate"), true),
+	}
+	if p.Type == "dynamic" { // stretches only positions beyond the trained context, which are not served
+		p.Type = "default"
 	}
 	p.Dim = int(float64(headDim) * r.FloatOr(either("partial_rotary_factor"), 1))
 	mscale, all := r.FloatOr(either("mscale"), 0), r.FloatOr(either("mscale_all_dim"), 0)

@@ -122,13 +122,18 @@ func readHF(c *checkpoint.Checkpoint) (Spec, error) {
 		Heads:   r.Int("num_attention_heads"),
 		NormEps: float32(r.FloatOr("rms_norm_eps", 1e-6)),
 		Context: r.Int("max_position_embeddings"),
-		Tied:    r.BoolOr("tie_word_embeddings", false),
 		OutBias: r.BoolOr("attention_bias", false),
 		MLPBias: r.BoolOr("mlp_bias", false),
 	}
+	_, head := c.Lookup(hfNames.head + ".weight")
+	s.Tied = r.BoolOr("tie_word_embeddings", !head) // a config may leave its architecture's default out
 	s.QKVBias = s.OutBias
 	s.KVHeads = r.IntOr("num_key_value_heads", s.Heads)
-	s.HeadDim = r.IntOr("head_dim", s.Hidden/max(s.Heads, 1))
+	s.HeadDim = s.Hidden / max(s.Heads, 1)
+	if norm, ok := c.Lookup(fmt.Sprintf(hfNames.qNorm+".weight", 0)); ok && len(norm.Shape) == 1 {
+		s.HeadDim = norm.Shape[0] // qwen3's default is another number than hidden size / heads
+	}
+	s.HeadDim = r.IntOr("head_dim", s.HeadDim)
 	s.Window = r.IntOr("sliding_window", 0)
 	s.LayerTypes = r.StringsOr("layer_types", nil)
 	s.Rope = readRopeHF(r, s.HeadDim, s.Context)

@@ -20,6 +20,9 @@ func load(c *checkpoint.Checkpoint, b backend.Backend, opt model.Options) (model
 	}
 	s.Arch = "smollm3"
 	r := c.Config().Reader()
+	if c.Format() == checkpoint.HF && r.First("rope_theta", "rope_parameters.rope_theta") == "rope_theta" {
+		s.Rope.Theta = r.FloatOr("rope_theta", 2e6) // the architecture's own default
+	}
 	list := r.IntsOr("no_rope_layers", nil)
 	every := r.IntOr("no_rope_layer_interval", 4)
 	windowed := r.BoolOr("use_sliding_window", false)
