@@ -118,6 +118,7 @@ func (l *LLM) loadDraft(ctx context.Context, name string, o *Options, res *spec.
 	if res.Rows == 0 {
 		res.Rows = engine.DefaultMaxNumBatchedTokens
 	}
+	res.MaxSeqs = min(res.MaxSeqs, res.Rows) // as in the target's steps
 	return nil
 }
 
