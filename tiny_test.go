@@ -25,7 +25,7 @@ var update = flag.Bool("update", false, "rewrite testdata")
 
 func TestTinyModelIsCurrent(t *testing.T) {
 	var want bytes.Buffer
-	if err := writeTiny(&want); err != nil {
+	if err := writeTiny(&want, tinyShape{heads: 4, kv: 2, dim: 16}); err != nil {
 		t.Fatal(err)
 	}
 	if *update {
@@ -42,8 +42,16 @@ func TestTinyModelIsCurrent(t *testing.T) {
 	}
 }
 
-func writeTiny(w *bytes.Buffer) error {
-	const hidden, heads, kv, dim, ffn, layers = 64, 4, 2, 16, 96, 2
+// tinyShape is what tests vary of the tiny model.
+type tinyShape struct {
+	heads, kv, dim int
+	window         int     // of attention; 0 = none
+	noise          float32 // over the weights: a draft model that often but not always agrees
+}
+
+func writeTiny(w *bytes.Buffer, tiny tinyShape) error {
+	const hidden, ffn, layers = 64, 96, 2
+	heads, kv, dim := tiny.heads, tiny.kv, tiny.dim
 	tokens, types, merges := tinyVocabulary()
 	pairs := []checkpoint.KV{
 		{Key: "general.architecture", Value: "llama"}, {Key: "general.name", Value: "tiny"},
@@ -55,7 +63,13 @@ func writeTiny(w *bytes.Buffer) error {
 		{Key: "tokenizer.ggml.add_bos_token", Value: false},
 		{Key: "tokenizer.chat_template", Value: "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"},
 	}
-	rng := rand.New(rand.NewPCG(3, 5))
+	if tiny.window > 0 {
+		pairs = append(pairs, checkpoint.KV{Key: "llama.attention.sliding_window", Value: uint32(tiny.window)})
+	}
+	if tiny.dim != hidden/heads {
+		pairs = append(pairs, checkpoint.KV{Key: "llama.attention.key_length", Value: uint32(dim)}, checkpoint.KV{Key: "llama.attention.value_length", Value: uint32(dim)})
+	}
+	rng, other := rand.New(rand.NewPCG(3, 5)), rand.New(rand.NewPCG(8, 13))
 	var tensors []checkpoint.Tensor
 	add := func(name string, d tensor.DType, scale float32, shape ...int) error {
 		n := 1
@@ -64,7 +78,7 @@ func writeTiny(w *bytes.Buffer) error {
 		}
 		values := make([]float32, n)
 		for i := range values {
-			values[i] = scale * float32(rng.NormFloat64())
+			values[i] = scale * (float32(rng.NormFloat64()) + tiny.noise*float32(other.NormFloat64()))
 			if len(shape) == 1 {
 				values[i] = 1 + 0.1*values[i]
 			}
