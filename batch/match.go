@@ -20,6 +20,7 @@ const (
 	StopSalt                       // the next block is cached, for another tenant, model, adapter or dtype
 	StopUnseen                     // nothing like the next block is known
 	StopDisabled                   // prefix caching is off
+	NumMatchStops                  // how many there are
 )
 
 func (s MatchStop) String() string {

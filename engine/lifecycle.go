@@ -152,6 +152,7 @@ func (e *Engine) begin(h *Handle) {
 	wait := h.timings.Queue()
 	h.mu.Unlock()
 	e.stats.PromptTokens += uint64(len(h.req.Prompt))
+	e.stats.PrefixStops[h.streams[0].seq.Match.Stop]++
 	e.stats.QueueWait += (wait - e.stats.QueueWait) / 8
 }
 

@@ -22,6 +22,7 @@ type Stats struct {
 
 	PrefixQueryTokens uint64 // looked up in the prefix cache by first admissions
 	PrefixHitTokens   uint64
+	PrefixStops       [batch.NumMatchStops]uint64 // requests by why the cache had no more of the prompt
 	Preemptions       uint64
 	Steps, StepTokens uint64
 	PromptTokens      uint64 // of requests that have begun, cached ones included

@@ -55,6 +55,7 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request, c *call, e end
 	}
 	u, t := g.usage(), g.handles[0].Timings()
 	c.note(slog.Int("prompt_tokens", u.PromptTokens), slog.Int("cached_tokens", u.PromptDetails.CachedTokens),
+		slog.String("cache_stop", t.Match.Stop.String()), slog.Int("cache_stop_at", t.Match.At),
 		slog.Int("completion_tokens", u.CompletionTokens), slog.Float64("ttft_ms", ms(t.TTFT())))
 	if failed == nil {
 		return nil

@@ -220,7 +220,11 @@ func (g *generation) usage() *usage {
 	u := &usage{}
 	for i, h := range g.handles {
 		u.PromptTokens += len(g.prompts[i])
-		u.PromptDetails.CachedTokens += h.Timings().Cached
+		t := h.Timings()
+		u.PromptDetails.CachedTokens += t.Cached
+		if i == 0 && t.Match.Stop != batch.StopNone {
+			u.PromptDetails.Stop, u.PromptDetails.StopAt = t.Match.Stop.Public().String(), t.Match.At
+		}
 	}
 	for _, c := range g.choices {
 		u.CompletionTokens += c.output

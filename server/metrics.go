@@ -139,6 +139,7 @@ var (
 	descPreemptions = desc("vllm:num_preemptions_total", "Sequences that lost their blocks and were computed again.")
 	descQueries     = desc("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.")
 	descHits        = desc("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.")
+	descStops       = desc("sestina_prefix_cache_stops_total", "Requests by why the prefix cache had no more of the prompt.", "reason")
 	descRejections  = desc("vllm:admission_rejections_total", "Requests refused, by reason.", "reason")
 	descBlocks      = desc("sestina_kv_blocks", "KV blocks by state; the states sum to the pool.", "state")
 	descQueueTokens = desc("sestina_waiting_tokens", "Prompt tokens that wait for a place.")
@@ -175,6 +176,9 @@ func (s *snapshot) Collect(ch chan<- prometheus.Metric) {
 	counter(descPreemptions, st.Preemptions)
 	counter(descQueries, st.PrefixQueryTokens)
 	counter(descHits, st.PrefixHitTokens)
+	for stop := batch.StopBlockEdge; stop < batch.NumMatchStops; stop++ {
+		counter(descStops, st.PrefixStops[stop], stop.String())
+	}
 	for i, n := range st.Refused {
 		counter(descRejections, n, engine.Refusal(i).String())
 	}

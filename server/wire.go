@@ -83,7 +83,9 @@ type usage struct {
 	CompletionTokens int `json:"completion_tokens"`
 	TotalTokens      int `json:"total_tokens"`
 	PromptDetails    struct {
-		CachedTokens int `json:"cached_tokens"`
+		CachedTokens int    `json:"cached_tokens"`
+		Stop         string `json:"cache_stop,omitempty"` // of the first prompt: why the prefix cache had no more
+		StopAt       int    `json:"cache_stop_at"`        // the first token that it did not have
 	} `json:"prompt_tokens_details"`
 }
 
