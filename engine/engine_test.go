@@ -46,8 +46,27 @@ func (s setup) open(t testing.TB) *Engine {
 	return e
 }
 
+// openPaused is open, but the test starts the loop.
+func (s setup) openPaused(t testing.TB) *Engine {
+	t.Helper()
+	e, err := s.prepare(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeChecked(t, e) })
+	return e
+}
+
 // unchecked starts an engine that the test closes itself.
 func (s setup) unchecked(t testing.TB) (*Engine, error) {
+	e, err := s.prepare(t)
+	if err == nil {
+		go e.loop()
+	}
+	return e, err
+}
+
+func (s setup) prepare(t testing.TB) (*Engine, error) {
 	if s.blockSize == 0 {
 		s.blockSize = 16
 	}
@@ -70,7 +89,6 @@ func (s setup) unchecked(t testing.TB) (*Engine, error) {
 		return nil, err
 	}
 	e.fail = s.fail
-	go e.loop()
 	return e, nil
 }
 

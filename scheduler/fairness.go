@@ -15,14 +15,15 @@ package scheduler
 // Order of admission, the first rule that decides:
 //
 //  1. priority;
-//  2. those that have run before, oldest first: they have been served and
-//     charged, and somebody is reading their answer;
+//  2. those that have run before, in the order in which they first did: they have
+//     been served and charged, and somebody is reading their answer;
 //  3. the key with the smallest counter;
 //  4. arrival; so within a key and a priority it is first come, first served.
 //
 // Nothing starves: while the head of the order waits, its key's counter stands
 // still or only moves by what it is served itself, and those of the others grow.
-// Which sequence is preempted is not a matter of keys: see before.
+// Preemption goes by the same order from its other end, see before: so it never
+// takes back a place that fairness gave for one that it gave later.
 type tenant struct {
 	served  uint64
 	waiting int // sequences in the queue

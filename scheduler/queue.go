@@ -1,15 +1,18 @@
 package scheduler
 
 import (
+	"cmp"
 	"slices"
 
 	"sestina/batch"
 )
 
 // before is the order in which the running are served and, read from the other
-// end, preempted. It is total and never changes for a sequence. The waiting are
-// kept in it too; which of them is admitted next also depends on whose they are,
-// see head.
+// end, preempted: by priority, then by first admission. It is total, and changes
+// for a sequence once, when it is admitted. (By arrival instead, a key whose turn
+// came early would be the first victim of those whose turn came late.) The
+// waiting are kept in it too, those that never ran last and by arrival; which of
+// them is admitted next also depends on whose they are, see head.
 func (s *Scheduler) before(a, b *entry) int {
 	if s.cfg.Order == PriorityOrder && a.seq.Priority != b.seq.Priority {
 		if a.seq.Priority < b.seq.Priority {
@@ -17,13 +20,10 @@ func (s *Scheduler) before(a, b *entry) int {
 		}
 		return 1
 	}
-	if a.seq.ID < b.seq.ID {
-		return -1
+	if c := cmp.Compare(a.turn-1, b.turn-1); c != 0 { // 0, not admitted yet, becomes the largest
+		return c
 	}
-	if a.seq.ID > b.seq.ID {
-		return 1
-	}
-	return 0
+	return cmp.Compare(a.seq.ID, b.seq.ID)
 }
 
 func (s *Scheduler) insert(queue []*entry, e *entry) []*entry {
@@ -60,6 +60,10 @@ func (s *Scheduler) start(e *entry) {
 		e.tenant.served += uint64(missing(e)) // a recomputation is not the client's doing
 	}
 	s.dequeue(e)
+	if !e.admitted { // after the queue that is in the order of turns was left
+		s.admissions++
+		e.turn = s.admissions
+	}
 	s.running = s.insert(s.running, e)
 	e.seq.Status = batch.Running
 	e.admitted = true

@@ -24,7 +24,7 @@
 //
 // # Preemption
 //
-// The victim is the running sequence of lowest priority, the newest of them. It
+// The victim is the running sequence of lowest priority, of them the one that was admitted last. It
 // loses its blocks and waits in front of those that have not run yet; its tokens
 // stay. Later it computes them again as one prompt, minus what the prefix cache
 // still has. The first in order is never a victim, and admission refuses what
@@ -133,6 +133,7 @@ type Scheduler struct {
 	stalled Wait               // what the head of the queue waits for
 
 	lastID        int64
+	admissions    uint64 // first ones
 	waitingTokens int
 	draining      bool
 
@@ -151,6 +152,7 @@ type entry struct {
 	arrived  time.Duration
 	inFlight uint64         // the step that computes it, 0 = none
 	admitted bool           // has owned blocks before
+	turn     uint64         // its first admission, counted from 1; 0 = not yet
 	most     int            // tokens that it had computed at most
 	split    bool           // has waited for a run of blocks though enough were free
 	chain    []kvcache.Hash // hashes of its tokens' blocks, made when it is first considered

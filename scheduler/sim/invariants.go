@@ -165,12 +165,12 @@ func (b *books) after(w *world, step *batch.Step) {
 	}
 }
 
-// precedes is the order of service.
+// precedes is the order of service of those that run.
 func (w *world) precedes(a, b *stream) bool {
 	if w.priority(a) != w.priority(b) {
 		return w.priority(a) < w.priority(b)
 	}
-	return a.seq.ID < b.seq.ID
+	return a.turn < b.turn
 }
 
 func (w *world) priority(s *stream) int {

@@ -310,6 +310,8 @@ var mutants = []mutant{
 		`if !e.admitted {
 		e.tenant`, `if !e.admitted || mutant("M64") {
 		e.tenant`},
+	{"M67", "victims are taken by arrival: whoever's turn came early goes first", "class: fair admission undone by preemption; found here", "scheduler/queue.go",
+		`cmp.Compare(a.turn-1, b.turn-1); c != 0 {`, `cmp.Compare(a.turn-1, b.turn-1); c != 0 && !mutant("M67") {`},
 	{"M65", "keys that have left are never forgotten", "class: leak by client", "scheduler/fairness.go",
 		`if t.alive--; t.alive == 0 {`, `if t.alive--; t.alive == 0 && !mutant("M65") {`},
 	{"M66", "without a cache the next token's block is not asked for", "class: a path that never grew", "scheduler/schedule.go",

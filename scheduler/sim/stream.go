@@ -27,6 +27,7 @@ type stream struct {
 	events      int // terminal events
 	preemptions int // before the last Schedule
 	admitted    bool
+	turn        uint64 // its first admission, counted from 1; 0 = not yet
 	arrived     time.Duration
 }
 

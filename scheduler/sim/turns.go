@@ -11,6 +11,7 @@ type turns struct {
 	served map[uint64]uint64
 	alive  map[uint64]int
 	last   uint64 // the largest counter that left the queue
+	count  uint64 // first admissions
 }
 
 func (t *turns) init() { t.served, t.alive = map[uint64]uint64{}, map[uint64]int{} }
@@ -89,6 +90,8 @@ func (w *world) checkAdmitted(step *batch.Step) {
 			}
 		}
 		if !next.admitted {
+			w.books.turns.count++
+			next.turn = w.books.turns.count
 			w.checkMatch(next)
 			w.books.turns.serve(next, len(next.seq.Tokens)-next.seq.NumComputed)
 		}
@@ -130,7 +133,9 @@ func (w *world) goesBefore(a, b *stream) bool {
 		return w.priority(a) < w.priority(b)
 	case a.admitted != b.admitted:
 		return a.admitted
-	case !a.admitted && served[a.salt] != served[b.salt]:
+	case a.admitted:
+		return a.turn < b.turn
+	case served[a.salt] != served[b.salt]:
 		return served[a.salt] < served[b.salt]
 	}
 	return a.seq.ID < b.seq.ID
