@@ -101,14 +101,21 @@ func BestISA() string { return matmul.Best().ISA.String() }
 
 func (b *Backend) Name() string { return "cpu" }
 
-// Describe names the kernel family and the thread count.
+// Describe names the kernel family and the thread count, and says what makes them slow.
 func (b *Backend) Describe() string {
-	s := fmt.Sprintf("cpu %v, %d threads", b.kernels.ISA, b.team.Threads())
-	if b.team.Threads() == 1 {
-		s = fmt.Sprintf("cpu %v, 1 thread", b.kernels.ISA)
+	return describe(b.kernels.ISA, b.team.Threads(), team.DefaultThreads())
+}
+
+func describe(isa matmul.ISA, threads, free int) string {
+	s := fmt.Sprintf("cpu %v, %d threads", isa, threads)
+	if threads == 1 {
+		s = fmt.Sprintf("cpu %v, 1 thread", isa)
 	}
-	if b.kernels.ISA == matmul.Generic {
+	if isa == matmul.Generic {
 		s += " (pure Go kernels: correct but slow on this machine)"
+	}
+	if threads > free {
+		s += fmt.Sprintf(" (more than the %d free to use: slower than --threads %d)", free, free)
 	}
 	return s
 }

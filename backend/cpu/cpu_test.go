@@ -1,11 +1,13 @@
 package cpu
 
 import (
+	"strings"
 	"testing"
 
 	"sestina/backend"
 	"sestina/backend/backendtest"
 	"sestina/backend/cpu/matmul"
+	"sestina/backend/cpu/team"
 )
 
 // TestConformance forces every kernel family that this machine has.
@@ -21,5 +23,58 @@ func TestConformance(t *testing.T) {
 				return b
 			})
 		})
+	}
+}
+
+// TestWhatIsSlowIsSaid: pure Go kernels and threads without a core of their own, in the line that every command prints.
+func TestWhatIsSlowIsSaid(t *testing.T) {
+	for _, c := range []struct {
+		isa           matmul.ISA
+		threads, free int
+		want          string
+	}{
+		{matmul.AVX2, 1, 2, "cpu avx2, 1 thread"},
+		{matmul.AVX512VNNI, 2, 2, "cpu avx512vnni, 2 threads"},
+		{matmul.AVX2, 8, 2, "cpu avx2, 8 threads (more than the 2 free to use: slower than --threads 2)"},
+		{matmul.Generic, 2, 4, "cpu generic, 2 threads (pure Go kernels: correct but slow on this machine)"},
+	} {
+		if got := describe(c.isa, c.threads, c.free); got != c.want {
+			t.Errorf("%v, %d of %d: %q, want %q", c.isa, c.threads, c.free, got, c.want)
+		}
+	}
+	b, err := New(backend.Options{Threads: team.DefaultThreads() + 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if s := b.Describe(); !strings.Contains(s, "more than the") {
+		t.Errorf("one thread more than cores is called %q", s)
+	}
+}
+
+// TestAnUnsupportedFamilyIsRefused: never a slower one in silence.
+func TestAnUnsupportedFamilyIsRefused(t *testing.T) {
+	for isa := matmul.Generic; ; isa++ {
+		if _, err := matmul.ParseISA(isa.String()); err != nil {
+			break
+		}
+		_, missing := matmul.For(isa)
+		b, err := New(backend.Options{ISA: isa.String()})
+		if missing == nil {
+			if err != nil {
+				t.Fatalf("%v: %v", isa, err)
+			}
+			if !strings.Contains(b.Describe(), isa.String()) {
+				t.Errorf("%v calls itself %q", isa, b.Describe())
+			}
+			b.Close()
+			continue
+		}
+		want := "this machine or build has no " + isa.String() + " kernels"
+		for _, err := range []error{err, CheckOptions(backend.Options{ISA: isa.String()})} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v: %v, want %q", isa, err, want)
+			}
+		}
 	}
 }
