@@ -47,6 +47,7 @@ type Options struct {
 	KVCacheDType       string // auto (= f16) | f32 | f16 | bf16 | q8_0 | q4_0
 	KVCacheMemoryBytes uint64 // 0 = a quarter of the free memory, at most what the limits can use
 	ModelProgress      func(done, total uint64)
+	Profile            bool        // time every operation of the backend, see LLM.Parts
 	Pull               hub.Options // how a model that is not here is fetched
 	StoreDir           string      // "" = $SESTINA_HOME or the user's data folder
 }
@@ -163,6 +164,15 @@ func (l *LLM) Close() error {
 	return err
 }
 
+// Parts is where the backend's time has gone since the model was opened, by kind of operation; nil without
+// Options.Profile. Engine.Stats().Spent has the rest of a step.
+func (l *LLM) Parts() []backend.Part {
+	if p, ok := l.backend.(*backend.Profiled); ok {
+		return p.Parts()
+	}
+	return nil
+}
+
 // Resolve finds a model without loading it, fetching it if need be.
 func Resolve(ctx context.Context, name string, opt Options) (hub.Model, error) {
 	store, err := hub.OpenStore(opt.StoreDir)
@@ -211,6 +221,9 @@ func (l *LLM) loadWeights(c *checkpoint.Checkpoint, opt *Options) error {
 	b, err := backend.Open(name, cfg)
 	if err != nil {
 		return err
+	}
+	if opt.Profile {
+		b = backend.Profile(b)
 	}
 	mo := model.Options{MaxRows: opt.MaxNumBatchedTokens, MaxLogitRows: opt.MaxNumSeqs}
 	if mo.MaxRows == 0 {

@@ -33,6 +33,9 @@ type Config struct {
 	Streams   int `json:"streams"`    // requests at once
 	Depth     int `json:"depth"`      // tokens of context already in the cache before the prompt
 	Reps      int `json:"reps"`       // repetitions; one more is run first and not counted
+
+	Profile bool `json:"profile,omitempty"` // say where the steps' time goes
+	probe   *profiler
 }
 
 // Check refuses what cannot be measured.
@@ -51,6 +54,10 @@ func (c *Config) Check() error {
 func (c *Config) Prepare(o *sestina.Options) {
 	o.MaxNumSeqs = c.Streams
 	o.MaxModelLen = c.Depth + max(c.PromptLen, 1) + c.OutputLen
+	if o.Profile = c.Profile; c.Profile {
+		c.probe = &profiler{streams: c.Streams}
+		o.Observer = c.probe.observer()
+	}
 	o.Techniques.PrefixCaching, o.Techniques.Speculation = "off", "off"
 	if c.Depth > 0 {
 		o.Techniques.PrefixCaching = "on"
@@ -74,6 +81,8 @@ type Report struct {
 	Model   Model   `json:"model"`
 	Config  Config  `json:"config"`
 	Rows    []Row   `json:"rows"`
+
+	Profile []Phase `json:"profile,omitempty"`
 }
 
 // Machine says where the figures come from.
@@ -105,10 +114,13 @@ func Run(ctx context.Context, llm *sestina.LLM, cfg Config) (*Report, error) {
 	if need, have := cfg.Depth+max(cfg.PromptLen, 1)+cfg.OutputLen, llm.Engine.MaxLen(); need > have {
 		return nil, fmt.Errorf("depth + prompt + output are %d tokens; the context or KV pool holds %d", need, have)
 	}
-	b := bencher{llm: llm, cfg: cfg, rng: rand.New(rand.NewPCG(1, 2)), buffer: newReadBuffer(llm.Info.StepBytes)}
+	b := bencher{llm: llm, cfg: cfg, profile: cfg.probe, rng: rand.New(rand.NewPCG(1, 2)), buffer: newReadBuffer(llm.Info.StepBytes)}
 	defer b.buffer.close()
 	b.depth = b.tokens(cfg.Depth)
 	var all []sample
+	if b.profile != nil {
+		b.profile.llm = llm
+	}
 	for rep := -1; rep < cfg.Reps; rep++ {
 		s, err := b.repetition(ctx)
 		if err != nil {
@@ -116,9 +128,12 @@ func Run(ctx context.Context, llm *sestina.LLM, cfg Config) (*Report, error) {
 		}
 		if rep >= 0 {
 			all = append(all, s)
+			b.profile.count()
 		}
 	}
-	return b.report(all), nil
+	r := b.report(all)
+	r.Profile = b.profile.phases(r)
+	return r, nil
 }
 
 type bencher struct {
@@ -127,6 +142,8 @@ type bencher struct {
 	rng    *rand.Rand
 	depth  []int32
 	buffer readBuffer
+
+	profile *profiler // nil = off
 }
 
 // tokens are random ids: fresh ones each time, so that no cache knows them.
@@ -150,12 +167,14 @@ func (b *bencher) repetition(ctx context.Context) (sample, error) {
 	bandwidth := b.buffer.bandwidth()
 	streams := make([]stream, b.cfg.Streams)
 	var wg sync.WaitGroup
+	b.profile.begin()
 	begin := time.Now()
 	for i := range streams {
 		prompt := append(slices.Clone(b.depth), b.tokens(max(b.cfg.PromptLen, 1))...)
 		wg.Go(func() { streams[i] = b.request(ctx, prompt) })
 	}
 	wg.Wait()
+	b.profile.end()
 	var ttft []float64
 	var lastFirst, end time.Time
 	for _, s := range streams {

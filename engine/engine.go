@@ -61,6 +61,7 @@ type Engine struct {
 	streams  []*stream         // of the step, reused
 	lengths  []int             // of its sequences before it, reused
 	began    time.Time         // when the step was begun
+	lapped   time.Time         // until when the loop's time is booked in stats.Spent
 	drafted  []*batch.Sequence // scratch of draft
 	decoding int               // sequences that the last step left with one token to compute
 	curve    costCurve
@@ -117,6 +118,7 @@ func prepare(r *runner.ModelRunner, blocks int, opt Options) (*Engine, error) {
 	if e.log == nil {
 		e.log = slog.Default()
 	}
+	e.lapped = e.start
 	e.wake = sync.NewCond(&e.mu)
 	e.queue.init(&opt)
 	var err error
@@ -145,8 +147,11 @@ func (e *Engine) MaxLen() int { return e.limit }
 func (e *Engine) loop() {
 	runtime.LockOSThread() // worker 0 of the CPU team
 	defer e.end()
+	spent := &e.stats.Spent
 	for e.intake() {
+		e.lap(&spent.Waiting)
 		step := e.schedule()
+		e.lap(&spent.Schedule)
 		if step == nil {
 			continue
 		}
@@ -155,6 +160,7 @@ func (e *Engine) loop() {
 		e.account(step)
 		e.publish()
 		e.deliver()
+		e.lap(&spent.Deliver)
 	}
 }
 
@@ -235,7 +241,8 @@ func (e *Engine) schedule() (step *batch.Step) {
 		e.sched.SetStepBudget(func(n int) time.Duration { return time.Duration(n) }, time.Duration(rows))
 	}
 	e.draft()
-	e.began = time.Now()
+	e.lap(&e.stats.Spent.Draft)
+	e.began = e.lapped
 	err := guard(func() {
 		step = e.sched.Schedule(e.now())
 		e.fail.schedule()

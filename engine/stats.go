@@ -38,9 +38,33 @@ type Stats struct {
 	FailedInRow int    // sequences that failed with their step since the last one that did not
 	Rebuilds    uint64 // times that the scheduler's books were started anew
 
+	Spent        Spent
 	LastStep     time.Time // when it ended
 	LastDuration time.Duration
 	Uptime       time.Duration
+}
+
+// Spent is where the step goroutine's time has gone since the start: all of it, up to the last look at the clock. What
+// comes after a snapshot is taken, delivery above all, is in the next one.
+type Spent struct {
+	Waiting  time.Duration // for requests, and reading them
+	Draft    time.Duration // proposing tokens
+	Schedule time.Duration
+	Model    time.Duration // computing logits
+	Sample   time.Duration // drawing tokens and verifying drafts
+	Deliver  time.Duration // committing, counting and handing over
+}
+
+// Since is what was spent after an earlier look.
+func (s Spent) Since(t Spent) Spent {
+	return Spent{s.Waiting - t.Waiting, s.Draft - t.Draft, s.Schedule - t.Schedule, s.Model - t.Model, s.Sample - t.Sample, s.Deliver - t.Deliver}
+}
+
+// lap books the time since the last lap.
+func (e *Engine) lap(on *time.Duration) {
+	now := time.Now()
+	*on += now.Sub(e.lapped)
+	e.lapped = now
 }
 
 // BlockStats counts the KV pool's blocks by state; the four sum to Total.

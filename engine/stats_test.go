@@ -318,3 +318,26 @@ func FuzzParseTrace(f *testing.F) {
 		}
 	})
 }
+
+// All of the loop's time is booked, each part where it belongs.
+func TestSpentTimeIsTheWholeTime(t *testing.T) {
+	const delay, tokens = 3 * time.Millisecond, 20
+	e := setup{blocks: 64, delay: func(int) time.Duration { return delay }}.open(t)
+	time.Sleep(20 * time.Millisecond)
+	read(submit(t, e, Request{Prompt: []int32{5}, MaxTokens: tokens, Sampling: endless()}))
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	st := e.Stats()
+	s := st.Spent
+	if s.Model < tokens*delay || s.Waiting < 20*time.Millisecond {
+		t.Errorf("%d steps of %v and 20 ms of rest: %+v", tokens, delay, s)
+	}
+	sum := s.Waiting + s.Draft + s.Schedule + s.Model + s.Sample + s.Deliver
+	if s.Schedule <= 0 || s.Sample <= 0 || s.Deliver <= 0 || sum > st.Uptime || sum < tokens*delay+20*time.Millisecond {
+		t.Errorf("%+v sums up to %v of %v", s, sum, st.Uptime)
+	}
+	if d := s.Since(s); d != (Spent{}) {
+		t.Errorf("nothing was spent in between, yet %+v", d)
+	}
+}

@@ -66,6 +66,7 @@ func (e *Engine) run(step *batch.Step) (out runner.Output, err error) {
 			e.fail.logits(step, out)
 		}
 	})
+	e.lap(&e.stats.Spent.Model)
 	if err = errors.Join(err, panicked); err == nil {
 		e.stats.FailedInRow = 0
 	} else {
@@ -78,6 +79,7 @@ func (e *Engine) run(step *batch.Step) (out runner.Output, err error) {
 // postprocess draws a token for every sequence whose last token was computed
 // and decides whether that ended it.
 func (e *Engine) postprocess(seqs []batch.Scheduled, out runner.Output, err error) {
+	defer e.lap(&e.stats.Spent.Sample)
 	first := len(e.result)
 	e.result = append(e.result, make([]batch.Result, len(seqs))...)
 	results := e.result[first:]

@@ -41,6 +41,7 @@ must read over its time, as a share of one thread's read bandwidth. The last lin
 			}
 			if f.output == "text" {
 				printReport(r)
+				r.PrintProfile(os.Stdout)
 			}
 			return json.NewEncoder(os.Stdout).Encode(r)
 		},
@@ -52,6 +53,7 @@ must read over its time, as a share of one thread's read bandwidth. The last lin
 	fs.IntVar(&c.Streams, "streams", 1, "requests at once")
 	fs.IntVar(&c.Depth, "depth", 0, "tokens of context in the cache before the prompt")
 	fs.IntVar(&c.Reps, "reps", 5, "repetitions, after one that is not counted")
+	fs.BoolVar(&c.Profile, "profile", false, "say where the steps' time goes, by operation")
 	cmd.AddCommand(newBenchServe())
 	cmd.AddCommand(newBenchTechniques())
 	cmd.AddCommand(newBenchPeers(), newBenchKernels(), newBenchCompare())
