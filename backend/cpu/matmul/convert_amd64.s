@@ -1008,8 +1008,8 @@ group:
 	VPBROADCASTD X1, Y1
 	VMOVDQU      (CX), Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      256(CX), Y3
-	VPSLLW       $0x04, Y3, Y3
+	VMOVDQU      256(CX), Y4
+	VPSLLW       $0x04, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1038,8 +1038,7 @@ group:
 	VMOVUPS      Y2, 192(AX)
 	VMOVDQU      64(CX), Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      256(CX), Y3
-	VPSLLW       $0x03, Y3, Y3
+	VPSLLW       $0x03, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1068,8 +1067,7 @@ group:
 	VMOVUPS      Y2, 448(AX)
 	VMOVDQU      128(CX), Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      256(CX), Y3
-	VPSLLW       $0x02, Y3, Y3
+	VPSLLW       $0x02, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1098,8 +1096,7 @@ group:
 	VMOVUPS      Y2, 704(AX)
 	VMOVDQU      192(CX), Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      256(CX), Y3
-	VPSLLW       $0x01, Y3, Y3
+	VPSLLW       $0x01, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1129,8 +1126,7 @@ group:
 	VMOVDQU      (CX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      256(CX), Y3
-	VPAND        c10101010<>+0(SB), Y3, Y3
+	VPAND        c10101010<>+0(SB), Y4, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
@@ -1159,8 +1155,7 @@ group:
 	VMOVDQU      64(CX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      256(CX), Y3
-	VPSRLW       $0x01, Y3, Y3
+	VPSRLW       $0x01, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1190,8 +1185,7 @@ group:
 	VMOVDQU      128(CX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      256(CX), Y3
-	VPSRLW       $0x02, Y3, Y3
+	VPSRLW       $0x02, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1221,8 +1215,7 @@ group:
 	VMOVDQU      192(CX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      256(CX), Y3
-	VPSRLW       $0x03, Y3, Y3
+	VPSRLW       $0x03, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1255,8 +1248,8 @@ group:
 	VPBROADCASTD X1, Y1
 	VMOVDQU      32(CX), Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      288(CX), Y3
-	VPSLLW       $0x04, Y3, Y3
+	VMOVDQU      288(CX), Y4
+	VPSLLW       $0x04, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1285,8 +1278,7 @@ group:
 	VMOVUPS      Y2, 224(AX)
 	VMOVDQU      96(CX), Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      288(CX), Y3
-	VPSLLW       $0x03, Y3, Y3
+	VPSLLW       $0x03, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1315,8 +1307,7 @@ group:
 	VMOVUPS      Y2, 480(AX)
 	VMOVDQU      160(CX), Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      288(CX), Y3
-	VPSLLW       $0x02, Y3, Y3
+	VPSLLW       $0x02, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1345,8 +1336,7 @@ group:
 	VMOVUPS      Y2, 736(AX)
 	VMOVDQU      224(CX), Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      288(CX), Y3
-	VPSLLW       $0x01, Y3, Y3
+	VPSLLW       $0x01, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1376,8 +1366,7 @@ group:
 	VMOVDQU      32(CX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      288(CX), Y3
-	VPAND        c10101010<>+0(SB), Y3, Y3
+	VPAND        c10101010<>+0(SB), Y4, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
@@ -1406,8 +1395,7 @@ group:
 	VMOVDQU      96(CX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      288(CX), Y3
-	VPSRLW       $0x01, Y3, Y3
+	VPSRLW       $0x01, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1437,8 +1425,7 @@ group:
 	VMOVDQU      160(CX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      288(CX), Y3
-	VPSRLW       $0x02, Y3, Y3
+	VPSRLW       $0x02, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1468,8 +1455,7 @@ group:
 	VMOVDQU      224(CX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU      288(CX), Y3
-	VPSRLW       $0x03, Y3, Y3
+	VPSRLW       $0x03, Y4, Y3
 	VPAND        c10101010<>+0(SB), Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VPSRLD       $0x00, Y2, Y3
@@ -1515,8 +1501,8 @@ group:
 	VCVTPH2PS 352(CX), Y1
 	VMOVDQU   (CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSLLW    $0x04, Y3, Y3
+	VMOVDQU   256(CX), Y4
+	VPSLLW    $0x04, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1545,8 +1531,7 @@ group:
 	VMOVUPS   Y2, 192(AX)
 	VMOVDQU   64(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSLLW    $0x03, Y3, Y3
+	VPSLLW    $0x03, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1575,8 +1560,7 @@ group:
 	VMOVUPS   Y2, 448(AX)
 	VMOVDQU   128(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSLLW    $0x02, Y3, Y3
+	VPSLLW    $0x02, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1605,8 +1589,7 @@ group:
 	VMOVUPS   Y2, 704(AX)
 	VMOVDQU   192(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSLLW    $0x01, Y3, Y3
+	VPSLLW    $0x01, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1636,8 +1619,7 @@ group:
 	VMOVDQU   (CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPAND     c10101010<>+0(SB), Y3, Y3
+	VPAND     c10101010<>+0(SB), Y4, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
 	VPAND     c000000ff<>+0(SB), Y3, Y3
@@ -1666,8 +1648,7 @@ group:
 	VMOVDQU   64(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSRLW    $0x01, Y3, Y3
+	VPSRLW    $0x01, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1697,8 +1678,7 @@ group:
 	VMOVDQU   128(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSRLW    $0x02, Y3, Y3
+	VPSRLW    $0x02, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1728,8 +1708,7 @@ group:
 	VMOVDQU   192(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSRLW    $0x03, Y3, Y3
+	VPSRLW    $0x03, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1760,8 +1739,8 @@ group:
 	VCVTPH2PS 368(CX), Y1
 	VMOVDQU   32(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSLLW    $0x04, Y3, Y3
+	VMOVDQU   288(CX), Y4
+	VPSLLW    $0x04, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1790,8 +1769,7 @@ group:
 	VMOVUPS   Y2, 224(AX)
 	VMOVDQU   96(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSLLW    $0x03, Y3, Y3
+	VPSLLW    $0x03, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1820,8 +1798,7 @@ group:
 	VMOVUPS   Y2, 480(AX)
 	VMOVDQU   160(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSLLW    $0x02, Y3, Y3
+	VPSLLW    $0x02, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1850,8 +1827,7 @@ group:
 	VMOVUPS   Y2, 736(AX)
 	VMOVDQU   224(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSLLW    $0x01, Y3, Y3
+	VPSLLW    $0x01, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1881,8 +1857,7 @@ group:
 	VMOVDQU   32(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPAND     c10101010<>+0(SB), Y3, Y3
+	VPAND     c10101010<>+0(SB), Y4, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
 	VPAND     c000000ff<>+0(SB), Y3, Y3
@@ -1911,8 +1886,7 @@ group:
 	VMOVDQU   96(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSRLW    $0x01, Y3, Y3
+	VPSRLW    $0x01, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1942,8 +1916,7 @@ group:
 	VMOVDQU   160(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSRLW    $0x02, Y3, Y3
+	VPSRLW    $0x02, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -1973,8 +1946,7 @@ group:
 	VMOVDQU   224(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSRLW    $0x03, Y3, Y3
+	VPSRLW    $0x03, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -2862,8 +2834,8 @@ block:
 	VMULPS    Y2, Y1, Y1
 	VMOVDQU   (CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSLLW    $0x04, Y3, Y3
+	VMOVDQU   256(CX), Y4
+	VPSLLW    $0x04, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -2892,8 +2864,7 @@ block:
 	VMOVUPS   Y2, 192(AX)
 	VMOVDQU   64(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSLLW    $0x03, Y3, Y3
+	VPSLLW    $0x03, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -2922,8 +2893,7 @@ block:
 	VMOVUPS   Y2, 448(AX)
 	VMOVDQU   128(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSLLW    $0x02, Y3, Y3
+	VPSLLW    $0x02, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -2952,8 +2922,7 @@ block:
 	VMOVUPS   Y2, 704(AX)
 	VMOVDQU   192(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSLLW    $0x01, Y3, Y3
+	VPSLLW    $0x01, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -2983,8 +2952,7 @@ block:
 	VMOVDQU   (CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPAND     c10101010<>+0(SB), Y3, Y3
+	VPAND     c10101010<>+0(SB), Y4, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
 	VPAND     c000000ff<>+0(SB), Y3, Y3
@@ -3013,8 +2981,7 @@ block:
 	VMOVDQU   64(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSRLW    $0x01, Y3, Y3
+	VPSRLW    $0x01, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -3044,8 +3011,7 @@ block:
 	VMOVDQU   128(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSRLW    $0x02, Y3, Y3
+	VPSRLW    $0x02, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -3075,8 +3041,7 @@ block:
 	VMOVDQU   192(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   256(CX), Y3
-	VPSRLW    $0x03, Y3, Y3
+	VPSRLW    $0x03, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -3113,8 +3078,8 @@ block:
 	VMULPS    Y2, Y1, Y1
 	VMOVDQU   32(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSLLW    $0x04, Y3, Y3
+	VMOVDQU   288(CX), Y4
+	VPSLLW    $0x04, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -3143,8 +3108,7 @@ block:
 	VMOVUPS   Y2, 224(AX)
 	VMOVDQU   96(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSLLW    $0x03, Y3, Y3
+	VPSLLW    $0x03, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -3173,8 +3137,7 @@ block:
 	VMOVUPS   Y2, 480(AX)
 	VMOVDQU   160(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSLLW    $0x02, Y3, Y3
+	VPSLLW    $0x02, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -3203,8 +3166,7 @@ block:
 	VMOVUPS   Y2, 736(AX)
 	VMOVDQU   224(CX), Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSLLW    $0x01, Y3, Y3
+	VPSLLW    $0x01, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -3234,8 +3196,7 @@ block:
 	VMOVDQU   32(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPAND     c10101010<>+0(SB), Y3, Y3
+	VPAND     c10101010<>+0(SB), Y4, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
 	VPAND     c000000ff<>+0(SB), Y3, Y3
@@ -3264,8 +3225,7 @@ block:
 	VMOVDQU   96(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSRLW    $0x01, Y3, Y3
+	VPSRLW    $0x01, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -3295,8 +3255,7 @@ block:
 	VMOVDQU   160(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSRLW    $0x02, Y3, Y3
+	VPSRLW    $0x02, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -3326,8 +3285,7 @@ block:
 	VMOVDQU   224(CX), Y2
 	VPSRLW    $0x04, Y2, Y2
 	VPAND     c0f0f0f0f<>+0(SB), Y2, Y2
-	VMOVDQU   288(CX), Y3
-	VPSRLW    $0x03, Y3, Y3
+	VPSRLW    $0x03, Y4, Y3
 	VPAND     c10101010<>+0(SB), Y3, Y3
 	VPOR      Y3, Y2, Y2
 	VPSRLD    $0x00, Y2, Y3
@@ -3385,8 +3343,8 @@ block:
 	VMULPS       Y0, Y2, Y2
 	VMOVDQU      (CX), Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      256(CX), Y4
-	VPSLLW       $0x04, Y4, Y4
+	VMOVDQU      256(CX), Y5
+	VPSLLW       $0x04, Y5, Y4
 	VPAND        c30303030<>+0(SB), Y4, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
@@ -3418,8 +3376,7 @@ block:
 	VMULPS       Y0, Y2, Y2
 	VMOVDQU      64(CX), Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      256(CX), Y4
-	VPSLLW       $0x02, Y4, Y4
+	VPSLLW       $0x02, Y5, Y4
 	VPAND        c30303030<>+0(SB), Y4, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
@@ -3451,8 +3408,7 @@ block:
 	VMULPS       Y0, Y2, Y2
 	VMOVDQU      128(CX), Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      256(CX), Y4
-	VPAND        c30303030<>+0(SB), Y4, Y4
+	VPAND        c30303030<>+0(SB), Y5, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
 	VPAND        c000000ff<>+0(SB), Y4, Y4
@@ -3483,8 +3439,7 @@ block:
 	VMULPS       Y0, Y2, Y2
 	VMOVDQU      192(CX), Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      256(CX), Y4
-	VPSRLW       $0x02, Y4, Y4
+	VPSRLW       $0x02, Y5, Y4
 	VPAND        c30303030<>+0(SB), Y4, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
@@ -3517,8 +3472,8 @@ block:
 	VMOVDQU      (CX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      320(CX), Y4
-	VPSLLW       $0x04, Y4, Y4
+	VMOVDQU      320(CX), Y5
+	VPSLLW       $0x04, Y5, Y4
 	VPAND        c30303030<>+0(SB), Y4, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
@@ -3551,8 +3506,7 @@ block:
 	VMOVDQU      64(CX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      320(CX), Y4
-	VPSLLW       $0x02, Y4, Y4
+	VPSLLW       $0x02, Y5, Y4
 	VPAND        c30303030<>+0(SB), Y4, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
@@ -3585,8 +3539,7 @@ block:
 	VMOVDQU      128(CX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      320(CX), Y4
-	VPAND        c30303030<>+0(SB), Y4, Y4
+	VPAND        c30303030<>+0(SB), Y5, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
 	VPAND        c000000ff<>+0(SB), Y4, Y4
@@ -3618,8 +3571,7 @@ block:
 	VMOVDQU      192(CX), Y0
 	VPSRLW       $0x04, Y0, Y0
 	VPAND        c0f0f0f0f<>+0(SB), Y0, Y0
-	VMOVDQU      320(CX), Y3
-	VPSRLW       $0x02, Y3, Y3
+	VPSRLW       $0x02, Y5, Y3
 	VPAND        c30303030<>+0(SB), Y3, Y3
 	VPOR         Y3, Y0, Y0
 	VPSRLD       $0x00, Y0, Y3
@@ -3655,8 +3607,8 @@ block:
 	VMULPS       Y0, Y2, Y2
 	VMOVDQU      32(CX), Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      288(CX), Y4
-	VPSLLW       $0x04, Y4, Y4
+	VMOVDQU      288(CX), Y5
+	VPSLLW       $0x04, Y5, Y4
 	VPAND        c30303030<>+0(SB), Y4, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
@@ -3688,8 +3640,7 @@ block:
 	VMULPS       Y0, Y2, Y2
 	VMOVDQU      96(CX), Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      288(CX), Y4
-	VPSLLW       $0x02, Y4, Y4
+	VPSLLW       $0x02, Y5, Y4
 	VPAND        c30303030<>+0(SB), Y4, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
@@ -3721,8 +3672,7 @@ block:
 	VMULPS       Y0, Y2, Y2
 	VMOVDQU      160(CX), Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      288(CX), Y4
-	VPAND        c30303030<>+0(SB), Y4, Y4
+	VPAND        c30303030<>+0(SB), Y5, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
 	VPAND        c000000ff<>+0(SB), Y4, Y4
@@ -3753,8 +3703,7 @@ block:
 	VMULPS       Y0, Y2, Y2
 	VMOVDQU      224(CX), Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      288(CX), Y4
-	VPSRLW       $0x02, Y4, Y4
+	VPSRLW       $0x02, Y5, Y4
 	VPAND        c30303030<>+0(SB), Y4, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
@@ -3787,8 +3736,8 @@ block:
 	VMOVDQU      32(CX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      352(CX), Y4
-	VPSLLW       $0x04, Y4, Y4
+	VMOVDQU      352(CX), Y5
+	VPSLLW       $0x04, Y5, Y4
 	VPAND        c30303030<>+0(SB), Y4, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
@@ -3821,8 +3770,7 @@ block:
 	VMOVDQU      96(CX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      352(CX), Y4
-	VPSLLW       $0x02, Y4, Y4
+	VPSLLW       $0x02, Y5, Y4
 	VPAND        c30303030<>+0(SB), Y4, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
@@ -3855,8 +3803,7 @@ block:
 	VMOVDQU      160(CX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        c0f0f0f0f<>+0(SB), Y3, Y3
-	VMOVDQU      352(CX), Y4
-	VPAND        c30303030<>+0(SB), Y4, Y4
+	VPAND        c30303030<>+0(SB), Y5, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
 	VPAND        c000000ff<>+0(SB), Y4, Y4
@@ -3888,8 +3835,7 @@ block:
 	VMOVDQU      224(CX), Y0
 	VPSRLW       $0x04, Y0, Y0
 	VPAND        c0f0f0f0f<>+0(SB), Y0, Y0
-	VMOVDQU      352(CX), Y3
-	VPSRLW       $0x02, Y3, Y3
+	VPSRLW       $0x02, Y5, Y3
 	VPAND        c30303030<>+0(SB), Y3, Y3
 	VPOR         Y3, Y0, Y0
 	VPSRLD       $0x00, Y0, Y3
@@ -3949,26 +3895,26 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   (CX), Y4
-	VPAND     c03030303<>+0(SB), Y4, Y4
-	VPSRLD    $0x00, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, (AX)
-	VPSRLD    $0x08, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 64(AX)
-	VPSRLD    $0x10, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 128(AX)
+	VMOVDQU   (CX), Y5
+	VPAND     c03030303<>+0(SB), Y5, Y4
+	VPSRLD    $0x00, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, (AX)
+	VPSRLD    $0x08, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 64(AX)
+	VPSRLD    $0x10, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 128(AX)
 	VPSRLD    $0x18, Y4, Y4
 	VPAND     c000000ff<>+0(SB), Y4, Y4
 	VCVTDQ2PS Y4, Y4
@@ -3984,27 +3930,26 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   (CX), Y4
-	VPSRLW    $0x02, Y4, Y4
+	VPSRLW    $0x02, Y5, Y4
 	VPAND     c03030303<>+0(SB), Y4, Y4
-	VPSRLD    $0x00, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 256(AX)
-	VPSRLD    $0x08, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 320(AX)
-	VPSRLD    $0x10, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 384(AX)
+	VPSRLD    $0x00, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 256(AX)
+	VPSRLD    $0x08, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 320(AX)
+	VPSRLD    $0x10, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 384(AX)
 	VPSRLD    $0x18, Y4, Y4
 	VPAND     c000000ff<>+0(SB), Y4, Y4
 	VCVTDQ2PS Y4, Y4
@@ -4020,27 +3965,26 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   (CX), Y4
-	VPSRLW    $0x04, Y4, Y4
+	VPSRLW    $0x04, Y5, Y4
 	VPAND     c03030303<>+0(SB), Y4, Y4
-	VPSRLD    $0x00, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 512(AX)
-	VPSRLD    $0x08, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 576(AX)
-	VPSRLD    $0x10, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 640(AX)
+	VPSRLD    $0x00, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 512(AX)
+	VPSRLD    $0x08, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 576(AX)
+	VPSRLD    $0x10, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 640(AX)
 	VPSRLD    $0x18, Y4, Y4
 	VPAND     c000000ff<>+0(SB), Y4, Y4
 	VCVTDQ2PS Y4, Y4
@@ -4056,8 +4000,7 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   (CX), Y4
-	VPSRLW    $0x06, Y4, Y4
+	VPSRLW    $0x06, Y5, Y4
 	VPAND     c03030303<>+0(SB), Y4, Y4
 	VPSRLD    $0x00, Y4, Y5
 	VPAND     c000000ff<>+0(SB), Y5, Y5
@@ -4092,26 +4035,26 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   64(CX), Y4
-	VPAND     c03030303<>+0(SB), Y4, Y4
-	VPSRLD    $0x00, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1024(AX)
-	VPSRLD    $0x08, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1088(AX)
-	VPSRLD    $0x10, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1152(AX)
+	VMOVDQU   64(CX), Y5
+	VPAND     c03030303<>+0(SB), Y5, Y4
+	VPSRLD    $0x00, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1024(AX)
+	VPSRLD    $0x08, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1088(AX)
+	VPSRLD    $0x10, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1152(AX)
 	VPSRLD    $0x18, Y4, Y4
 	VPAND     c000000ff<>+0(SB), Y4, Y4
 	VCVTDQ2PS Y4, Y4
@@ -4127,27 +4070,26 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   64(CX), Y4
-	VPSRLW    $0x02, Y4, Y4
+	VPSRLW    $0x02, Y5, Y4
 	VPAND     c03030303<>+0(SB), Y4, Y4
-	VPSRLD    $0x00, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1280(AX)
-	VPSRLD    $0x08, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1344(AX)
-	VPSRLD    $0x10, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1408(AX)
+	VPSRLD    $0x00, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1280(AX)
+	VPSRLD    $0x08, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1344(AX)
+	VPSRLD    $0x10, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1408(AX)
 	VPSRLD    $0x18, Y4, Y4
 	VPAND     c000000ff<>+0(SB), Y4, Y4
 	VCVTDQ2PS Y4, Y4
@@ -4163,27 +4105,26 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   64(CX), Y4
-	VPSRLW    $0x04, Y4, Y4
+	VPSRLW    $0x04, Y5, Y4
 	VPAND     c03030303<>+0(SB), Y4, Y4
-	VPSRLD    $0x00, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1536(AX)
-	VPSRLD    $0x08, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1600(AX)
-	VPSRLD    $0x10, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1664(AX)
+	VPSRLD    $0x00, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1536(AX)
+	VPSRLD    $0x08, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1600(AX)
+	VPSRLD    $0x10, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1664(AX)
 	VPSRLD    $0x18, Y4, Y4
 	VPAND     c000000ff<>+0(SB), Y4, Y4
 	VCVTDQ2PS Y4, Y4
@@ -4199,8 +4140,7 @@ block:
 	VPSRLD    $0x04, Y0, Y0
 	VCVTDQ2PS Y0, Y0
 	VMULPS    Y1, Y0, Y0
-	VMOVDQU   64(CX), Y1
-	VPSRLW    $0x06, Y1, Y1
+	VPSRLW    $0x06, Y5, Y1
 	VPAND     c03030303<>+0(SB), Y1, Y1
 	VPSRLD    $0x00, Y1, Y3
 	VPAND     c000000ff<>+0(SB), Y3, Y3
@@ -4237,26 +4177,26 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   32(CX), Y4
-	VPAND     c03030303<>+0(SB), Y4, Y4
-	VPSRLD    $0x00, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 32(AX)
-	VPSRLD    $0x08, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 96(AX)
-	VPSRLD    $0x10, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 160(AX)
+	VMOVDQU   32(CX), Y5
+	VPAND     c03030303<>+0(SB), Y5, Y4
+	VPSRLD    $0x00, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 32(AX)
+	VPSRLD    $0x08, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 96(AX)
+	VPSRLD    $0x10, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 160(AX)
 	VPSRLD    $0x18, Y4, Y4
 	VPAND     c000000ff<>+0(SB), Y4, Y4
 	VCVTDQ2PS Y4, Y4
@@ -4272,27 +4212,26 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   32(CX), Y4
-	VPSRLW    $0x02, Y4, Y4
+	VPSRLW    $0x02, Y5, Y4
 	VPAND     c03030303<>+0(SB), Y4, Y4
-	VPSRLD    $0x00, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 288(AX)
-	VPSRLD    $0x08, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 352(AX)
-	VPSRLD    $0x10, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 416(AX)
+	VPSRLD    $0x00, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 288(AX)
+	VPSRLD    $0x08, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 352(AX)
+	VPSRLD    $0x10, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 416(AX)
 	VPSRLD    $0x18, Y4, Y4
 	VPAND     c000000ff<>+0(SB), Y4, Y4
 	VCVTDQ2PS Y4, Y4
@@ -4308,27 +4247,26 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   32(CX), Y4
-	VPSRLW    $0x04, Y4, Y4
+	VPSRLW    $0x04, Y5, Y4
 	VPAND     c03030303<>+0(SB), Y4, Y4
-	VPSRLD    $0x00, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 544(AX)
-	VPSRLD    $0x08, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 608(AX)
-	VPSRLD    $0x10, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 672(AX)
+	VPSRLD    $0x00, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 544(AX)
+	VPSRLD    $0x08, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 608(AX)
+	VPSRLD    $0x10, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 672(AX)
 	VPSRLD    $0x18, Y4, Y4
 	VPAND     c000000ff<>+0(SB), Y4, Y4
 	VCVTDQ2PS Y4, Y4
@@ -4344,8 +4282,7 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   32(CX), Y4
-	VPSRLW    $0x06, Y4, Y4
+	VPSRLW    $0x06, Y5, Y4
 	VPAND     c03030303<>+0(SB), Y4, Y4
 	VPSRLD    $0x00, Y4, Y5
 	VPAND     c000000ff<>+0(SB), Y5, Y5
@@ -4380,26 +4317,26 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   96(CX), Y4
-	VPAND     c03030303<>+0(SB), Y4, Y4
-	VPSRLD    $0x00, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1056(AX)
-	VPSRLD    $0x08, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1120(AX)
-	VPSRLD    $0x10, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1184(AX)
+	VMOVDQU   96(CX), Y5
+	VPAND     c03030303<>+0(SB), Y5, Y4
+	VPSRLD    $0x00, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1056(AX)
+	VPSRLD    $0x08, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1120(AX)
+	VPSRLD    $0x10, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1184(AX)
 	VPSRLD    $0x18, Y4, Y4
 	VPAND     c000000ff<>+0(SB), Y4, Y4
 	VCVTDQ2PS Y4, Y4
@@ -4415,27 +4352,26 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   96(CX), Y4
-	VPSRLW    $0x02, Y4, Y4
+	VPSRLW    $0x02, Y5, Y4
 	VPAND     c03030303<>+0(SB), Y4, Y4
-	VPSRLD    $0x00, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1312(AX)
-	VPSRLD    $0x08, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1376(AX)
-	VPSRLD    $0x10, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1440(AX)
+	VPSRLD    $0x00, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1312(AX)
+	VPSRLD    $0x08, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1376(AX)
+	VPSRLD    $0x10, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1440(AX)
 	VPSRLD    $0x18, Y4, Y4
 	VPAND     c000000ff<>+0(SB), Y4, Y4
 	VCVTDQ2PS Y4, Y4
@@ -4451,27 +4387,26 @@ block:
 	VPSRLD    $0x04, Y3, Y3
 	VCVTDQ2PS Y3, Y3
 	VMULPS    Y1, Y3, Y3
-	VMOVDQU   96(CX), Y4
-	VPSRLW    $0x04, Y4, Y4
+	VPSRLW    $0x04, Y5, Y4
 	VPAND     c03030303<>+0(SB), Y4, Y4
-	VPSRLD    $0x00, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1568(AX)
-	VPSRLD    $0x08, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1632(AX)
-	VPSRLD    $0x10, Y4, Y5
-	VPAND     c000000ff<>+0(SB), Y5, Y5
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y2, Y5, Y5
-	VSUBPS    Y3, Y5, Y5
-	VMOVUPS   Y5, 1696(AX)
+	VPSRLD    $0x00, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1568(AX)
+	VPSRLD    $0x08, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1632(AX)
+	VPSRLD    $0x10, Y4, Y6
+	VPAND     c000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMULPS    Y2, Y6, Y6
+	VSUBPS    Y3, Y6, Y6
+	VMOVUPS   Y6, 1696(AX)
 	VPSRLD    $0x18, Y4, Y4
 	VPAND     c000000ff<>+0(SB), Y4, Y4
 	VCVTDQ2PS Y4, Y4
@@ -4487,8 +4422,7 @@ block:
 	VPSRLD    $0x04, Y0, Y0
 	VCVTDQ2PS Y0, Y0
 	VMULPS    Y1, Y0, Y0
-	VMOVDQU   96(CX), Y1
-	VPSRLW    $0x06, Y1, Y1
+	VPSRLW    $0x06, Y5, Y1
 	VPAND     c03030303<>+0(SB), Y1, Y1
 	VPSRLD    $0x00, Y1, Y3
 	VPAND     c000000ff<>+0(SB), Y3, Y3
@@ -4543,30 +4477,30 @@ block:
 	VPMOVSXBD    192(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      (CX), Y3
-	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      128(CX), Y4
-	VPSLLW       $0x02, Y4, Y4
-	VPAND        c04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y3, Y3
-	VPSRLD       $0x00, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, (AX)
-	VPSRLD       $0x08, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 64(AX)
-	VPSRLD       $0x10, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 128(AX)
+	VMOVDQU      (CX), Y4
+	VPAND        c03030303<>+0(SB), Y4, Y3
+	VMOVDQU      128(CX), Y6
+	VPSLLW       $0x02, Y6, Y5
+	VPAND        c04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y3, Y3
+	VPSRLD       $0x00, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, (AX)
+	VPSRLD       $0x08, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 64(AX)
+	VPSRLD       $0x10, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 128(AX)
 	VPSRLD       $0x18, Y3, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
 	VPSUBD       Y1, Y3, Y3
@@ -4576,31 +4510,29 @@ block:
 	VPMOVSXBD    192(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      (CX), Y3
-	VPSRLW       $0x02, Y3, Y3
+	VPSRLW       $0x02, Y4, Y3
 	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      128(CX), Y4
-	VPSLLW       $0x01, Y4, Y4
-	VPAND        c04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y3, Y3
-	VPSRLD       $0x00, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 256(AX)
-	VPSRLD       $0x08, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 320(AX)
-	VPSRLD       $0x10, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 384(AX)
+	VPSLLW       $0x01, Y6, Y5
+	VPAND        c04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y3, Y3
+	VPSRLD       $0x00, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 256(AX)
+	VPSRLD       $0x08, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 320(AX)
+	VPSRLD       $0x10, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 384(AX)
 	VPSRLD       $0x18, Y3, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
 	VPSUBD       Y1, Y3, Y3
@@ -4610,30 +4542,28 @@ block:
 	VPMOVSXBD    192(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      (CX), Y3
-	VPSRLW       $0x04, Y3, Y3
+	VPSRLW       $0x04, Y4, Y3
 	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      128(CX), Y4
-	VPAND        c04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y3, Y3
-	VPSRLD       $0x00, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 512(AX)
-	VPSRLD       $0x08, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 576(AX)
-	VPSRLD       $0x10, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 640(AX)
+	VPAND        c04040404<>+0(SB), Y6, Y5
+	VPOR         Y5, Y3, Y3
+	VPSRLD       $0x00, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 512(AX)
+	VPSRLD       $0x08, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 576(AX)
+	VPSRLD       $0x10, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 640(AX)
 	VPSRLD       $0x18, Y3, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
 	VPSUBD       Y1, Y3, Y3
@@ -4643,11 +4573,9 @@ block:
 	VPMOVSXBD    192(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      (CX), Y3
-	VPSRLW       $0x06, Y3, Y3
+	VPSRLW       $0x06, Y4, Y3
 	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      128(CX), Y4
-	VPSRLW       $0x01, Y4, Y4
+	VPSRLW       $0x01, Y6, Y4
 	VPAND        c04040404<>+0(SB), Y4, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
@@ -4677,30 +4605,29 @@ block:
 	VPMOVSXBD    208(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      64(CX), Y3
-	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      128(CX), Y4
-	VPSRLW       $0x02, Y4, Y4
-	VPAND        c04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y3, Y3
-	VPSRLD       $0x00, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1024(AX)
-	VPSRLD       $0x08, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1088(AX)
-	VPSRLD       $0x10, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1152(AX)
+	VMOVDQU      64(CX), Y4
+	VPAND        c03030303<>+0(SB), Y4, Y3
+	VPSRLW       $0x02, Y6, Y5
+	VPAND        c04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y3, Y3
+	VPSRLD       $0x00, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1024(AX)
+	VPSRLD       $0x08, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1088(AX)
+	VPSRLD       $0x10, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1152(AX)
 	VPSRLD       $0x18, Y3, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
 	VPSUBD       Y1, Y3, Y3
@@ -4710,31 +4637,29 @@ block:
 	VPMOVSXBD    208(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      64(CX), Y3
-	VPSRLW       $0x02, Y3, Y3
+	VPSRLW       $0x02, Y4, Y3
 	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      128(CX), Y4
-	VPSRLW       $0x03, Y4, Y4
-	VPAND        c04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y3, Y3
-	VPSRLD       $0x00, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1280(AX)
-	VPSRLD       $0x08, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1344(AX)
-	VPSRLD       $0x10, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1408(AX)
+	VPSRLW       $0x03, Y6, Y5
+	VPAND        c04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y3, Y3
+	VPSRLD       $0x00, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1280(AX)
+	VPSRLD       $0x08, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1344(AX)
+	VPSRLD       $0x10, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1408(AX)
 	VPSRLD       $0x18, Y3, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
 	VPSUBD       Y1, Y3, Y3
@@ -4744,31 +4669,29 @@ block:
 	VPMOVSXBD    208(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      64(CX), Y3
-	VPSRLW       $0x04, Y3, Y3
+	VPSRLW       $0x04, Y4, Y3
 	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      128(CX), Y4
-	VPSRLW       $0x04, Y4, Y4
-	VPAND        c04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y3, Y3
-	VPSRLD       $0x00, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1536(AX)
-	VPSRLD       $0x08, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1600(AX)
-	VPSRLD       $0x10, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1664(AX)
+	VPSRLW       $0x04, Y6, Y5
+	VPAND        c04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y3, Y3
+	VPSRLD       $0x00, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1536(AX)
+	VPSRLD       $0x08, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1600(AX)
+	VPSRLD       $0x10, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1664(AX)
 	VPSRLD       $0x18, Y3, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
 	VPSUBD       Y1, Y3, Y3
@@ -4778,11 +4701,9 @@ block:
 	VPMOVSXBD    208(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      64(CX), Y0
-	VPSRLW       $0x06, Y0, Y0
+	VPSRLW       $0x06, Y4, Y0
 	VPAND        c03030303<>+0(SB), Y0, Y0
-	VMOVDQU      128(CX), Y3
-	VPSRLW       $0x05, Y3, Y3
+	VPSRLW       $0x05, Y6, Y3
 	VPAND        c04040404<>+0(SB), Y3, Y3
 	VPOR         Y3, Y0, Y0
 	VPSRLD       $0x00, Y0, Y3
@@ -4816,30 +4737,30 @@ block:
 	VPMOVSXBD    200(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      32(CX), Y3
-	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      160(CX), Y4
-	VPSLLW       $0x02, Y4, Y4
-	VPAND        c04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y3, Y3
-	VPSRLD       $0x00, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 32(AX)
-	VPSRLD       $0x08, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 96(AX)
-	VPSRLD       $0x10, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 160(AX)
+	VMOVDQU      32(CX), Y4
+	VPAND        c03030303<>+0(SB), Y4, Y3
+	VMOVDQU      160(CX), Y6
+	VPSLLW       $0x02, Y6, Y5
+	VPAND        c04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y3, Y3
+	VPSRLD       $0x00, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 32(AX)
+	VPSRLD       $0x08, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 96(AX)
+	VPSRLD       $0x10, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 160(AX)
 	VPSRLD       $0x18, Y3, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
 	VPSUBD       Y1, Y3, Y3
@@ -4849,31 +4770,29 @@ block:
 	VPMOVSXBD    200(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      32(CX), Y3
-	VPSRLW       $0x02, Y3, Y3
+	VPSRLW       $0x02, Y4, Y3
 	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      160(CX), Y4
-	VPSLLW       $0x01, Y4, Y4
-	VPAND        c04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y3, Y3
-	VPSRLD       $0x00, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 288(AX)
-	VPSRLD       $0x08, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 352(AX)
-	VPSRLD       $0x10, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 416(AX)
+	VPSLLW       $0x01, Y6, Y5
+	VPAND        c04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y3, Y3
+	VPSRLD       $0x00, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 288(AX)
+	VPSRLD       $0x08, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 352(AX)
+	VPSRLD       $0x10, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 416(AX)
 	VPSRLD       $0x18, Y3, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
 	VPSUBD       Y1, Y3, Y3
@@ -4883,30 +4802,28 @@ block:
 	VPMOVSXBD    200(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      32(CX), Y3
-	VPSRLW       $0x04, Y3, Y3
+	VPSRLW       $0x04, Y4, Y3
 	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      160(CX), Y4
-	VPAND        c04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y3, Y3
-	VPSRLD       $0x00, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 544(AX)
-	VPSRLD       $0x08, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 608(AX)
-	VPSRLD       $0x10, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 672(AX)
+	VPAND        c04040404<>+0(SB), Y6, Y5
+	VPOR         Y5, Y3, Y3
+	VPSRLD       $0x00, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 544(AX)
+	VPSRLD       $0x08, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 608(AX)
+	VPSRLD       $0x10, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 672(AX)
 	VPSRLD       $0x18, Y3, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
 	VPSUBD       Y1, Y3, Y3
@@ -4916,11 +4833,9 @@ block:
 	VPMOVSXBD    200(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      32(CX), Y3
-	VPSRLW       $0x06, Y3, Y3
+	VPSRLW       $0x06, Y4, Y3
 	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      160(CX), Y4
-	VPSRLW       $0x01, Y4, Y4
+	VPSRLW       $0x01, Y6, Y4
 	VPAND        c04040404<>+0(SB), Y4, Y4
 	VPOR         Y4, Y3, Y3
 	VPSRLD       $0x00, Y3, Y4
@@ -4950,30 +4865,29 @@ block:
 	VPMOVSXBD    216(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      96(CX), Y3
-	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      160(CX), Y4
-	VPSRLW       $0x02, Y4, Y4
-	VPAND        c04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y3, Y3
-	VPSRLD       $0x00, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1056(AX)
-	VPSRLD       $0x08, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1120(AX)
-	VPSRLD       $0x10, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1184(AX)
+	VMOVDQU      96(CX), Y4
+	VPAND        c03030303<>+0(SB), Y4, Y3
+	VPSRLW       $0x02, Y6, Y5
+	VPAND        c04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y3, Y3
+	VPSRLD       $0x00, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1056(AX)
+	VPSRLD       $0x08, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1120(AX)
+	VPSRLD       $0x10, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1184(AX)
 	VPSRLD       $0x18, Y3, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
 	VPSUBD       Y1, Y3, Y3
@@ -4983,31 +4897,29 @@ block:
 	VPMOVSXBD    216(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      96(CX), Y3
-	VPSRLW       $0x02, Y3, Y3
+	VPSRLW       $0x02, Y4, Y3
 	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      160(CX), Y4
-	VPSRLW       $0x03, Y4, Y4
-	VPAND        c04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y3, Y3
-	VPSRLD       $0x00, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1312(AX)
-	VPSRLD       $0x08, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1376(AX)
-	VPSRLD       $0x10, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1440(AX)
+	VPSRLW       $0x03, Y6, Y5
+	VPAND        c04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y3, Y3
+	VPSRLD       $0x00, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1312(AX)
+	VPSRLD       $0x08, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1376(AX)
+	VPSRLD       $0x10, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1440(AX)
 	VPSRLD       $0x18, Y3, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
 	VPSUBD       Y1, Y3, Y3
@@ -5017,31 +4929,29 @@ block:
 	VPMOVSXBD    216(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      96(CX), Y3
-	VPSRLW       $0x04, Y3, Y3
+	VPSRLW       $0x04, Y4, Y3
 	VPAND        c03030303<>+0(SB), Y3, Y3
-	VMOVDQU      160(CX), Y4
-	VPSRLW       $0x04, Y4, Y4
-	VPAND        c04040404<>+0(SB), Y4, Y4
-	VPOR         Y4, Y3, Y3
-	VPSRLD       $0x00, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1568(AX)
-	VPSRLD       $0x08, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1632(AX)
-	VPSRLD       $0x10, Y3, Y4
-	VPAND        c000000ff<>+0(SB), Y4, Y4
-	VPSUBD       Y1, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VMULPS       Y2, Y4, Y4
-	VMOVUPS      Y4, 1696(AX)
+	VPSRLW       $0x04, Y6, Y5
+	VPAND        c04040404<>+0(SB), Y5, Y5
+	VPOR         Y5, Y3, Y3
+	VPSRLD       $0x00, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1568(AX)
+	VPSRLD       $0x08, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1632(AX)
+	VPSRLD       $0x10, Y3, Y5
+	VPAND        c000000ff<>+0(SB), Y5, Y5
+	VPSUBD       Y1, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y2, Y5, Y5
+	VMOVUPS      Y5, 1696(AX)
 	VPSRLD       $0x18, Y3, Y3
 	VPAND        c000000ff<>+0(SB), Y3, Y3
 	VPSUBD       Y1, Y3, Y3
@@ -5051,11 +4961,9 @@ block:
 	VPMOVSXBD    216(CX), Y2
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y0, Y2, Y2
-	VMOVDQU      96(CX), Y0
-	VPSRLW       $0x06, Y0, Y0
+	VPSRLW       $0x06, Y4, Y0
 	VPAND        c03030303<>+0(SB), Y0, Y0
-	VMOVDQU      160(CX), Y3
-	VPSRLW       $0x05, Y3, Y3
+	VPSRLW       $0x05, Y6, Y3
 	VPAND        c04040404<>+0(SB), Y3, Y3
 	VPOR         Y3, Y0, Y0
 	VPSRLD       $0x00, Y0, Y3

@@ -87,6 +87,7 @@ func widenHalf(y *yKernel, dst GPVirtual, h int) {
 		VMOVD(g, offset.AsX())
 		VPBROADCASTD(offset.AsX(), offset)
 	}
+	y.forget(1)
 	for v := range 8 {
 		scale, low := d, m
 		if y.halves() {
@@ -99,7 +100,7 @@ func widenHalf(y *yKernel, dst GPVirtual, h int) {
 			VCVTDQ2PS(low, low)
 			VMULPS(m, low, low)
 		}
-		w := y.unpack(h, v)
+		w := y.unpack(0, h, v)
 		for j := range 4 {
 			x := YMM()
 			if y.signed() { // signed bytes

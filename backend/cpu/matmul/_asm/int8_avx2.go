@@ -8,10 +8,13 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// int8AVX2 writes the kernels for 256 bits: a line of 64 bytes is taken as two halves, rows 0-7 and 8-15, with wide
-// weights in two parts of four vectors. VPMADDUBSW adds pairs of products in 16 bits, saturating; with weights of at most 15,
-// 31 and 63 eight, four and two such sums fit (15·127·2·8 = 30,480; 31·127·2·4 = 31,496; 63·127·2·2 = 32,004). Q8_0 and
-// IQ4_NL go by the sign trick: |w| times ±a, where 128·127·2 = 32,512 fits once.
+// int8AVX2 writes the kernels for 256 bits: a line of 64 bytes is two halves, rows 0-7 and 8-15. VPMADDUBSW adds pairs of
+// products in 16 bits, saturating; with weights of at most 15, 31 and 63 eight, four and two such sums fit (15·127·2·8 =
+// 30,480; 31·127·2·4 = 31,496; 63·127·2·2 = 32,004). Q8_0 and IQ4_NL go by the sign trick: |w| times ±a, where 128·127·2 =
+// 32,512 fits once.
+//
+// A vector of weights is unpacked and at once multiplied by every row, so that no more than its two halves are in
+// registers; both halves share the loads of the activations as far as sixteen registers hold their sums.
 func int8AVX2() {
 	c := constants()
 	for _, f := range formats {
@@ -59,6 +62,28 @@ type yKernel struct {
 	acc      [2][]Op // by half; registers, or memory for many rows
 	constant map[uint32]Mem
 	table    Mem // of codes
+
+	raw, extra []held // by place in the set: the line that was unpacked last, and that of further bits
+}
+
+// held is what a register holds of a block.
+type held struct {
+	disp int
+	line VecVirtual
+}
+
+// forget empties the registers of unpack for a set of so many halves.
+func (y *yKernel) forget(places int) {
+	y.raw, y.extra = make([]held, places), make([]held, places)
+}
+
+// hold loads the half line at disp, unless it is the one that is held.
+func (y *yKernel) hold(h *held, disp int) VecVirtual {
+	if h.line == nil || h.disp != disp {
+		*h = held{disp, YMM()}
+		VMOVDQU(y.at(disp), h.line)
+	}
+	return h.line
 }
 
 func (y *yKernel) write() {
@@ -76,7 +101,39 @@ func (y *yKernel) write() {
 	RET()
 }
 
-func (y *yKernel) inMemory() bool { return y.m > 2 }
+// parts is the number of parts of a block that have integer scales of their own.
+func (y *yKernel) parts() int {
+	if y.halves() {
+		return 2
+	}
+	return 1
+}
+
+// per is how many vectors' sums of pairs fit 16 bits.
+func (y *yKernel) per() int { return min(8/y.parts(), max(1, 32767/(y.max*127*2))) }
+
+// kinds is how many sums are under way for a row of a half: in 16 bits, of a part, of a block.
+func (y *yKernel) kinds() int {
+	n := 1
+	if per := y.per(); per > 1 && per < 8/y.parts() {
+		n++
+	}
+	if y.halves() {
+		n++
+	}
+	return n
+}
+
+// sets are the halves of a line that are taken together.
+func (y *yKernel) sets() [][]int {
+	if y.m*y.kinds() <= 4 {
+		return [][]int{{0, 1}}
+	}
+	return [][]int{{0}, {1}}
+}
+
+// inMemory says where the float sums are: registers are few.
+func (y *yKernel) inMemory() bool { return y.m > 2 || y.m == 2 && y.kinds() > 1 }
 
 func (y *yKernel) allocate() {
 	var frame Mem
@@ -148,52 +205,166 @@ func (y *yKernel) group() {
 
 func (y *yKernel) block() {
 	y.w.prefetch(y.blockBytes())
-	for h := range 2 {
-		y.half(h)
+	for _, set := range y.sets() {
+		y.product(set)
 	}
 	y.w.advance(y.blockBytes())
 	y.act.advance(actBlock)
 }
 
-// parts is the number of parts in which a half is unpacked. The 16-bit sums of a whole block of 4-bit weights fit, but its
-// eight vectors find registers only where accumulators leave them.
-func (y *yKernel) parts() int {
-	if y.max == 15 && y.m != 2 {
-		return 1
+// product adds a block's product for the weight rows of some halves.
+func (y *yKernel) product(set []int) {
+	sums := y.integers(set)
+	d, m := make([]VecVirtual, len(set)), make([]VecVirtual, len(set))
+	mins := make([][2]VecVirtual, len(set))
+	for k, h := range set {
+		d[k], m[k] = y.scales(h)
+		if y.q2() {
+			mins[k] = [2]VecVirtual{y.halfMin(h, 0), y.halfMin(h, 1)}
+		}
 	}
-	return 2
+	for i := range sums {
+		var acc []VecVirtual
+		for _, h := range set {
+			acc = append(acc, y.load(y.acc[h][i]))
+		}
+		y.accumulate(i, acc, sums[i], d, m, mins)
+		if y.inMemory() {
+			for k, h := range set {
+				VMOVUPS(acc[k], y.acc[h][i])
+			}
+		}
+	}
 }
 
-// half adds a block's product for eight weight rows.
-func (y *yKernel) half(h int) {
-	sums := make([]VecVirtual, y.m)
+// load is a float sum in a register.
+func (y *yKernel) load(from Op) VecVirtual {
+	if !y.inMemory() {
+		return from.(VecVirtual)
+	}
+	acc := YMM()
+	VMOVUPS(from, acc)
+	return acc
+}
+
+// grid is [row][half of the set] sums; add puts x into one, the first time in its place.
+type grid [][]VecVirtual
+
+func (y *yKernel) grid(set []int) grid {
+	g := make(grid, y.m)
+	for i := range g {
+		g[i] = make([]VecVirtual, len(set))
+	}
+	return g
+}
+
+func (g grid) add(i, k int, x VecVirtual, op func(...Op)) {
+	if g[i][k] == nil {
+		g[i][k] = x
+	} else {
+		op(x, g[i][k], g[i][k])
+	}
+}
+
+// order is the vectors of a part as they are taken: those of one line together where they are in the same part.
+func (y *yKernel) order(part int) []int {
+	switch {
+	case y.halves():
+		return []int{4 * part, 4*part + 1, 4*part + 2, 4*part + 3}
+	case y.lines == 8:
+		return []int{0, 1, 2, 3, 4, 5, 6, 7}
+	}
+	return []int{0, 4, 1, 5, 2, 6, 3, 7}
+}
+
+// integers is the integer product of a block, [row][half of the set].
+func (y *yKernel) integers(set []int) grid {
+	y.forget(len(set))
+	totals := y.grid(set)
 	for part := range y.parts() {
-		var w []VecVirtual
-		for v := range 8 / y.parts() {
-			w = append(w, y.unpack(h, 4*part+v))
-		}
-		var sc VecVirtual
-		if y.halves() {
-			sc = y.halfScale(h, part)
+		sums := y.grid(set)
+		order := y.order(part)
+		for v := 0; v < len(order); v += y.per() {
+			y.pairs(set, order[v:v+y.per()], sums)
 		}
 		for i := range sums {
-			sum := y.dot(i, part, w)
+			y.offset(i, part, sums[i])
+		}
+		for k, h := range set {
+			var sc VecVirtual
 			if y.halves() {
-				VPMULLD(sc, sum, sum)
+				sc = y.halfScale(h, part)
 			}
-			if part > 0 {
-				VPADDD(sums[i], sum, sum)
+			for i := range sums {
+				if y.halves() {
+					VPMULLD(sc, sums[i][k], sums[i][k])
+				}
+				totals.add(i, k, sums[i][k], VPADDD)
 			}
-			sums[i] = sum
 		}
 	}
-	d, m := y.scales(h)
-	var mins []VecVirtual
-	if y.q2() {
-		mins = []VecVirtual{y.halfMin(h, 0), y.halfMin(h, 1)}
+	return totals
+}
+
+// pairs multiplies vectors by the activations; the sums of pairs, added in 16 bits before they are widened, go to sums.
+func (y *yKernel) pairs(set []int, order []int, sums grid) {
+	words := y.grid(set)
+	for _, v := range order {
+		w, size := make([]VecVirtual, len(set)), make([]VecVirtual, len(set))
+		for k, h := range set {
+			w[k] = y.unpack(k, h, v)
+			if size[k] = w[k]; y.signed() {
+				size[k] = YMM()
+				VPABSB(w[k], size[k])
+			}
+		}
+		for i := range words {
+			x := YMM()
+			VPBROADCASTD(y.act.at(i, 4*v), x)
+			for k := range set {
+				p := x
+				if k+1 < len(set) {
+					p = YMM()
+				}
+				if y.signed() {
+					VPSIGNB(w[k], x, p)
+					VPMADDUBSW(p, size[k], p)
+				} else {
+					VPMADDUBSW(x, w[k], p)
+				}
+				if len(order) == 1 {
+					VPMADDWD(y.constant[0x00010001], p, p)
+					sums.add(i, k, p, VPADDD)
+				} else {
+					words.add(i, k, p, VPADDW)
+				}
+			}
+		}
 	}
-	for i, sum := range sums {
-		y.accumulate(i, y.acc[h][i], sum, d, m, mins)
+	if len(order) == 1 {
+		return
+	}
+	for i := range words {
+		for k, x := range words[i] {
+			VPMADDWD(y.constant[0x00010001], x, x)
+			sums.add(i, k, x, VPADDD)
+		}
+	}
+}
+
+// offset makes up for the weights' offset in a part's sums.
+func (y *yKernel) offset(i, part int, sums []VecVirtual) {
+	if y.shift == 0 || y.signed() {
+		return
+	}
+	neg, from := YMM(), actNeg
+	if y.halves() {
+		from = actNeg0 + 4*part
+	}
+	VPBROADCASTD(y.act.at(i, from), neg)
+	VPSLLD(U8(y.shift), neg, neg)
+	for _, s := range sums {
+		VPADDD(neg, s, s)
 	}
 }
 
@@ -218,72 +389,62 @@ func (y *yKernel) halfMin(h, part int) VecVirtual {
 	return m
 }
 
-// accumulate adds one row's sum of a block, scaled, to its accumulator. mins are the integer minima that m scales, if any.
-func (y *yKernel) accumulate(i int, to Op, sum, d, m VecVirtual, mins []VecVirtual) {
-	acc := to
-	if y.inMemory() {
-		acc = YMM()
-		VMOVUPS(to, acc)
-	}
-	VCVTDQ2PS(sum, sum)
+// accumulate adds one row's sums of a block, scaled, to its float sums. mins are the integer minima that m scales, if any.
+func (y *yKernel) accumulate(i int, acc, sums, d, m []VecVirtual, mins [][2]VecVirtual) {
 	factor := YMM()
 	VBROADCASTSS(y.act.at(i, actD), factor)
-	VMULPS(factor, d, factor)
-	VFMADD231PS(factor, sum, acc)
+	for k, sum := range sums {
+		t := YMM()
+		VCVTDQ2PS(sum, sum)
+		VMULPS(factor, d[k], t)
+		VFMADD231PS(t, sum, acc[k])
+	}
 	if y.min || y.k {
 		VBROADCASTSS(y.act.at(i, actDS), factor)
 	}
-	switch {
-	case y.min:
-		VFMADD231PS(factor, m, acc)
-	case y.k: // m is the minimum itself, to be subtracted
-		VFNMADD231PS(factor, m, acc)
-	}
-	if mins != nil {
-		VPBROADCASTD(y.act.at(i, actNeg0), sum)
-		VPMULLD(mins[0], sum, sum)
-		VPBROADCASTD(y.act.at(i, actNeg1), factor)
-		VPMULLD(mins[1], factor, factor)
-		VPADDD(factor, sum, sum)
-		VCVTDQ2PS(sum, sum)
-		VBROADCASTSS(y.act.at(i, actD), factor)
-		VMULPS(factor, m, factor)
-		VFMADD231PS(factor, sum, acc)
-	}
-	if y.inMemory() {
-		VMOVUPS(acc, to)
+	for k := range acc {
+		switch {
+		case y.min:
+			VFMADD231PS(factor, m[k], acc[k])
+		case y.k: // m is the minimum itself, to be subtracted
+			VFNMADD231PS(factor, m[k], acc[k])
+		case y.q2():
+			sum, neg := YMM(), YMM()
+			VPBROADCASTD(y.act.at(i, actNeg0), sum)
+			VPMULLD(mins[k][0], sum, sum)
+			VPBROADCASTD(y.act.at(i, actNeg1), neg)
+			VPMULLD(mins[k][1], neg, neg)
+			VPADDD(neg, sum, sum)
+			VCVTDQ2PS(sum, sum)
+			VMULPS(factor, m[k], neg)
+			VFMADD231PS(neg, sum, acc[k])
+		}
 	}
 }
 
-// unpack loads half h of vector v: bytes, signed or not as the format says.
-func (y *yKernel) unpack(h, v int) VecVirtual {
-	w := YMM()
+// unpack is vector v of half h, place k of the set: bytes, signed or not as the format says. A line that the vector before
+// came from is in a register still.
+func (y *yKernel) unpack(k, h, v int) VecVirtual {
 	if y.lines == 8 {
+		w := YMM()
 		VMOVDQU(y.at(64*v+32*h), w)
 		VPXOR(y.constant[0x80808080], w, w)
 		return w
 	}
 	if y.lines < 4 { // field v%4 of line v/4
-		VMOVDQU(y.at(64*(v/4)+32*h), w)
-		if v%4 > 0 {
-			VPSRLW(U8(v%4*2), w, w)
-		}
-		VPAND(y.constant[0x03030303], w, w)
-		if y.lines == 3 {
-			y.insert(128+32*h, 2-v, 0x04040404, w)
-		}
-		return w
+		return y.fields(k, h, v)
 	}
-	VMOVDQU(y.at(64*(v%4)+32*h), w)
+	w, from := YMM(), y.hold(&y.raw[k], 64*(v%4)+32*h)
 	if v >= 4 {
-		VPSRLW(U8(4), w, w)
+		VPSRLW(U8(4), from, w)
+		from = w
 	}
-	VPAND(y.constant[0x0f0f0f0f], w, w)
+	VPAND(y.constant[0x0f0f0f0f], from, w)
 	switch y.lines {
 	case 5:
-		y.insert(256+32*h, 4-v, 0x10101010, w)
+		y.insert(k, 256+32*h, 4-v, 0x10101010, w)
 	case 6:
-		y.insert(256+v/4*64+32*h, 4-v%4*2, 0x30303030, w)
+		y.insert(k, 256+v/4*64+32*h, 4-v%4*2, 0x30303030, w)
 	}
 	if y.codes != nil {
 		table := YMM()
@@ -293,17 +454,32 @@ func (y *yKernel) unpack(h, v int) VecVirtual {
 	return w
 }
 
+// fields is unpack for weights of two bits, and a third in a line of its own.
+func (y *yKernel) fields(k, h, v int) VecVirtual {
+	w, from := YMM(), y.hold(&y.raw[k], 64*(v/4)+32*h)
+	if v%4 > 0 {
+		VPSRLW(U8(v%4*2), from, w)
+		from = w
+	}
+	VPAND(y.constant[0x03030303], from, w)
+	if y.lines == 3 {
+		y.insert(k, 128+32*h, 2-v, 0x04040404, w)
+	}
+	return w
+}
+
 // insert shifts the half line at disp left (right if negative) and sets those of its bits that are in mask.
-func (y *yKernel) insert(disp, left int, mask uint32, w VecVirtual) {
-	bits := YMM()
-	VMOVDQU(y.at(disp), bits)
+func (y *yKernel) insert(k, disp, left int, mask uint32, w VecVirtual) {
+	bits, from := YMM(), y.hold(&y.extra[k], disp)
 	switch {
 	case left > 0:
-		VPSLLW(U8(left), bits, bits)
+		VPSLLW(U8(left), from, bits)
+		from = bits
 	case left < 0:
-		VPSRLW(U8(-left), bits, bits)
+		VPSRLW(U8(-left), from, bits)
+		from = bits
 	}
-	VPAND(y.constant[mask], bits, bits)
+	VPAND(y.constant[mask], from, bits)
 	VPOR(bits, w, w)
 }
 
@@ -338,52 +514,6 @@ func (y *yKernel) scales(h int) (d, m VecVirtual) {
 		}
 	}
 	return d, m
-}
-
-// dot is the integer product of a part's vectors. The offset comes with the last part, for Q6_K with each.
-func (y *yKernel) dot(i, part int, w []VecVirtual) (sum VecVirtual) {
-	per := min(len(w), max(1, 32767/(y.max*127*2))) // sums of pairs that fit 16 bits
-	for v := 0; v < len(w); v += per {
-		x := y.pairs(i, 16*part+4*v, w[v:v+per])
-		if v > 0 {
-			VPADDD(sum, x, x)
-		}
-		sum = x
-	}
-	if y.shift == 0 || y.signed() || !y.halves() && part+1 < y.parts() {
-		return sum
-	}
-	neg, from := YMM(), actNeg
-	if y.halves() {
-		from = actNeg0 + 4*part
-	}
-	VPBROADCASTD(y.act.at(i, from), neg)
-	VPSLLD(U8(y.shift), neg, neg)
-	VPADDD(neg, sum, sum)
-	return sum
-}
-
-// pairs multiplies vectors by the activations from byte a on; their 16-bit sums are added before they are widened.
-func (y *yKernel) pairs(i, a int, w []VecVirtual) VecVirtual {
-	var sum VecVirtual
-	for v, x := range w {
-		p := YMM()
-		VPBROADCASTD(y.act.at(i, a+4*v), p)
-		if y.signed() {
-			size := YMM()
-			VPSIGNB(x, p, p)
-			VPABSB(x, size)
-			x = size
-		}
-		VPMADDUBSW(p, x, p)
-		if v == 0 {
-			sum = p
-		} else {
-			VPADDW(p, sum, sum)
-		}
-	}
-	VPMADDWD(y.constant[0x00010001], sum, sum)
-	return sum
 }
 
 // exponents turns eight bytes e into 2^(e-128): exponent e-1, but subnormal 2^-128 and 2^-127 for 0 and 1.
