@@ -62,7 +62,7 @@ func TestSimulate(t *testing.T) {
 	}
 	group.Wait()
 	took := time.Since(start).Seconds()
-	t.Logf("%d steps, %d seeds, %d operations, %d violations, %.0f steps/s", total.Steps, used.Load(), total.Ops, failed.Load(), float64(total.Steps)/took)
+	t.Logf("T01 simulated %d steps, %d seeds, %d operations, %d violations, %.0f steps/s", total.Steps, used.Load(), total.Ops, failed.Load(), float64(total.Steps)/took)
 	t.Logf("%+v", total)
 	if failed.Load() == 0 {
 		mustReach(t, total)
