@@ -25,6 +25,7 @@ func (c *cache) Close() error            { return c.region.Free() }
 
 // NewCache allocates the pool off the heap; pages are taken when first written.
 func (b *Backend) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
+	b.raw = nil
 	c := &cache{spec: spec}
 	var total uint64
 	var err error

@@ -34,6 +34,7 @@ type Backend struct {
 	team    *team.Team
 	weights []*arena.Region // weights are carved from large regions, so that huge pages serve them
 	room    []byte          // what is left of the last region
+	raw     [][]byte        // per worker: file bytes being packed; until there is a cache, by when weights are loaded
 
 	scratch []scratch // per worker
 	linear  linearJob
@@ -217,7 +218,10 @@ func (b *Backend) NewMatrix(src backend.Source) (backend.Matrix, error) {
 	if err != nil {
 		return nil, err
 	}
-	job := packJob{src: src, packed: p, rowBytes: rowBytes, raw: make([][]byte, b.team.Threads())}
+	if b.raw == nil {
+		b.raw = make([][]byte, b.team.Threads())
+	}
+	job := packJob{src: src, packed: p, rowBytes: rowBytes, raw: b.raw}
 	b.team.Run(p.Panels(), max(1, loadChunk/(rowBytes*matmul.PanelRows)), &job)
 	if err := job.err.Load(); err != nil {
 		return nil, *err

@@ -11,7 +11,7 @@ import (
 )
 
 // progress shows transfers and loading on stderr: bars on a terminal, one
-// plain line per file elsewhere. Loading shows nothing unless it takes a second.
+// plain line per file elsewhere. Loading shows nothing unless it takes a second, then a bar or one line.
 type progress struct {
 	mu      sync.Mutex
 	bars    *mpb.Progress // nil: plain
@@ -19,6 +19,7 @@ type progress struct {
 	name    string
 	begin   time.Time
 	loading *mpb.Bar
+	said    bool // that it is loading, where there are no bars
 }
 
 func newProgress() *progress {
@@ -81,7 +82,14 @@ func (p *progress) Done(err error) {
 func (p *progress) load(done, total uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.bars == nil || p.loading == nil && time.Since(p.begin) < time.Second {
+	if p.loading == nil && time.Since(p.begin) < time.Second {
+		return
+	}
+	if p.bars == nil {
+		if !p.said {
+			note("loading: %.1f of %.1f MiB after %.1f s", mib(int64(done)), mib(int64(total)), time.Since(p.begin).Seconds())
+		}
+		p.said = true
 		return
 	}
 	if p.loading == nil {
