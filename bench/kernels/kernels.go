@@ -1,5 +1,5 @@
-// Package kernels measures the matrix kernels one by one, beside what the
-// machine could do at best: how many bytes of weights they read a second, and
+// Package kernels measures the matrix and attention kernels one by one, beside what the
+// machine could do at best: how many bytes of weights, or of K and V, they read a second, and
 // how many multiplications and additions they do.
 //
 // # What is timed
@@ -8,7 +8,8 @@
 // M, on one thread. The matrix is copied until all copies fill the working set, and they
 // are used in turn, so that weights come from memory as in a real step of M
 // rows. Panels are handed out as backend/cpu does: whole for few rows, 16 panels
-// against blocks of 64 rows for many.
+// against blocks of 64 rows for many. Attention is that of one layer at a depth, in pools
+// that fill the working set in the same way.
 //
 // # Ceilings
 //
@@ -33,7 +34,7 @@ import (
 )
 
 // Schema names the document's format.
-const Schema = "sestina.bench-kernels/1"
+const Schema = "sestina.bench-kernels/2"
 
 // Config is what to measure.
 type Config struct {
@@ -45,11 +46,14 @@ type Config struct {
 
 	MinTime    time.Duration `json:"min_time_ns"`       // of one repetition
 	WorkingSet uint64        `json:"working_set_bytes"` // more than the last-level cache holds
+
+	Depth    int            `json:"depth"` // of attention; 0 = none
+	KVDTypes []tensor.DType `json:"-"`     // empty = all
 }
 
 // Defaults take about two minutes a kernel family.
 func Defaults() Config {
-	return Config{Rows: []int{1, 2, 4, 8, 64, 512}, Reps: 3, MinTime: 20 * time.Millisecond, WorkingSet: 128 << 20}
+	return Config{Rows: []int{1, 2, 4, 8, 64, 512}, Reps: 3, MinTime: 20 * time.Millisecond, WorkingSet: 128 << 20, Depth: 4096}
 }
 
 // Check refuses what cannot be measured and fills in what was left open.
@@ -83,7 +87,7 @@ func (c *Config) Check() error {
 			return fmt.Errorf("--shapes %q is unknown; choose from %v", name, ModelNames())
 		}
 	}
-	return nil
+	return c.checkAttention()
 }
 
 // Shape is one matrix of a model: Rows outputs of Cols inputs.
@@ -123,6 +127,8 @@ type Report struct {
 	Config   Config    `json:"config"`
 	Ceilings []Ceiling `json:"ceilings"`
 	Rows     []Row     `json:"rows"`
+
+	Attention []AttentionRow `json:"attention,omitempty"`
 }
 
 // Ceiling is the best that the machine showed in this run.
@@ -185,6 +191,14 @@ func Run(ctx context.Context, c Config, progress func(what string)) (*Report, er
 			}
 			r.Rows = append(r.Rows, rows...)
 		}
+		if progress != nil && len(c.KVDTypes) > 0 {
+			progress(name + ", attention")
+		}
+		rows, err := measureAttention(ctx, isa, c, read, peaks[f32Product])
+		if err != nil {
+			return nil, err
+		}
+		r.Attention = append(r.Attention, rows...)
 	}
 	return r, nil
 }

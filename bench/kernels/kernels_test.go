@@ -21,6 +21,7 @@ func TestEveryFormatAndRowCountIsMeasured(t *testing.T) {
 		c.ISAs = c.ISAs[len(c.ISAs)-1:]
 	}
 	c.DTypes = []tensor.DType{tensor.Q4_0, tensor.BF16, tensor.Q4_K}
+	c.Depth, c.KVDTypes = 100, []tensor.DType{tensor.F16, tensor.Q8_0}
 	r, err := Run(context.Background(), c, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -37,10 +38,22 @@ func TestEveryFormatAndRowCountIsMeasured(t *testing.T) {
 			t.Errorf("%+v: %.2f operations a byte, want %.2f", x, got, perByte)
 		}
 	}
+	if len(r.Attention) != len(c.ISAs)*2*2 {
+		t.Fatalf("%d rows of attention, want %d", len(r.Attention), len(c.ISAs)*2*2)
+	}
+	for _, x := range r.Attention {
+		// 3 heads, K and V, 100 positions in blocks of 16, 64 values of f16 or 68 bytes of q8_0.
+		bytes := 2 * 3 * 112 * map[string]float64{"F16": 128, "Q8_0": 68}[x.KVDType]
+		keys := map[int]float64{1: 100, 65: 65*100 - 65*32}[x.M]
+		ops := 4 * 9 * 64 * keys
+		if got := x.Gops / x.GBs; got < 0.99*ops/bytes || got > 1.01*ops/bytes || x.Us <= 0 || x.GBsMin > x.GBs || x.GBs > x.GBsMax {
+			t.Errorf("%+v: %.2f operations a byte, want %.2f", x, got, ops/bytes)
+		}
+	}
 	var text, page strings.Builder
 	r.Print(&text, false)
 	r.Print(&page, true)
-	if !strings.Contains(text.String(), "gate+up") || !strings.Contains(page.String(), "| gate+up | 3072×576 |") {
+	if !strings.Contains(text.String(), "gate+up") || !strings.Contains(page.String(), "| gate+up | 3072×576 |") || !strings.Contains(page.String(), "| Q8_0 | smollm2-135m | 9/3×64 | 65 |") {
 		t.Errorf("the tables lack rows:\n%s\n%s", text.String(), page.String())
 	}
 }
@@ -60,6 +73,8 @@ func TestImpossibleMeasurementsAreRefused(t *testing.T) {
 		"--reps 0":                func(c *Config) { c.Reps = 0 },
 		"--rows [0]":              func(c *Config) { c.Rows = []int{0} },
 		"choose from":             func(c *Config) { c.Models = []string{"gpt-9"} },
+		"--depth -1":              func(c *Config) { c.Depth = -1 },
+		"--kv-cache-dtype Q4_K":   func(c *Config) { c.KVDTypes = []tensor.DType{tensor.Q4_K} },
 		"working set of 1":        func(c *Config) { c.WorkingSet = 1 },
 	} {
 		c := Defaults()

@@ -20,6 +20,20 @@ func (r *Report) Print(out io.Writer, markdown bool) {
 			fmt.Sprintf("%.1f", x.Gops), fmt.Sprintf("%.0f %%", 100*x.PeakPct)})
 	}
 	table(out, markdown, []string{"isa", "format", "model", "matrix", "shape", "M", "GB/s", "spread", "of read", "Gop/s", "of L1 product"}, rows)
+	if len(r.Attention) > 0 {
+		r.printAttention(out, markdown)
+	}
+}
+
+func (r *Report) printAttention(out io.Writer, markdown bool) {
+	fmt.Fprintf(out, "\nattention of one layer at depth %d\n", r.Config.Depth)
+	var rows [][]string
+	for _, x := range r.Attention {
+		rows = append(rows, []string{x.ISA, x.KVDType, x.Model, fmt.Sprintf("%d/%d×%d", x.Heads[0], x.Heads[1], x.Heads[2]), fmt.Sprint(x.M),
+			fmt.Sprintf("%.0f", x.Us), fmt.Sprintf("%.1f", x.GBs), fmt.Sprintf("%.1f–%.1f", x.GBsMin, x.GBsMax), fmt.Sprintf("%.0f %%", 100*x.BandwidthPct),
+			fmt.Sprintf("%.1f", x.Gops), fmt.Sprintf("%.0f %%", 100*x.PeakPct)})
+	}
+	table(out, markdown, []string{"isa", "KV", "model", "heads", "M", "µs", "GB/s", "spread", "of read", "Gop/s", "of L1 product"}, rows)
 }
 
 // Print writes the table; with markdown, as one for a page.

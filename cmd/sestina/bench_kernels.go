@@ -18,7 +18,7 @@ type benchKernelsFlags struct {
 	workingSet    byteSize
 	model, output string
 	dtypes        []string
-	kv            string
+	kv            []string
 	markdown      bool
 }
 
@@ -27,9 +27,10 @@ func newBenchKernels() *cobra.Command {
 	f.workingSet = byteSize(f.c.WorkingSet)
 	cmd := &cobra.Command{
 		Use:   "kernels [-m MODEL]",
-		Short: "Measure each matrix kernel beside the machine's ceilings, or steps of M rows of a model",
-		Long: `Measure GB/s and Gop/s of each matrix kernel, by weight format, matrix shape and rows, on one thread,
-beside the read bandwidth and the best product in the first-level cache. With -m, measure instead what a
+		Short: "Measure each kernel beside the machine's ceilings, or steps of M rows of a model",
+		Long: `Measure GB/s and Gop/s of each matrix kernel, by weight format, matrix shape and rows, and of attention by
+KV format at --depth, on one thread, beside the read bandwidth and the best product in the first-level cache.
+With -m, measure instead what a
 step of M rows of one sequence costs that model, c(M)/c(1): what speculation stands or falls with.
 The last line is one JSON document.`,
 		Example: `  sestina bench kernels --dtype q4_0,q8_0 --shapes smollm2-135m
@@ -59,9 +60,9 @@ The last line is one JSON document.`,
 	fs.DurationVar(&f.c.MinTime, "min-time", f.c.MinTime, "of one repetition of one kernel")
 	fs.Var(&f.workingSet, "working-set", "bytes of weights used in turn; more than the last-level cache")
 	fs.IntVar(&f.steps.Threads, "threads", 0, "with -m: compute threads (0 = free physical cores)")
-	fs.IntVar(&f.steps.Depth, "depth", 128, "with -m: tokens in the KV cache")
+	fs.IntVar(&f.c.Depth, "depth", f.c.Depth, "tokens in the KV cache (0 = no attention; with -m the default is 128)")
 	fs.IntVar(&f.steps.PerRep, "steps", 15, "with -m: steps of each M in a repetition")
-	fs.StringVar(&f.kv, "kv-cache-dtype", "f16", "with -m: f16, f32, bf16, q8_0, q4_0")
+	fs.StringSliceVar(&f.kv, "kv-cache-dtype", nil, "f16, f32, bf16, q8_0, q4_0 (default: all; with -m one, f16)")
 	return cmd
 }
 
@@ -73,6 +74,13 @@ func (f *benchKernelsFlags) run(cmd *cobra.Command) error {
 			return usagef(cmd, "--dtype: %v", err)
 		}
 		f.c.DTypes = append(f.c.DTypes, d)
+	}
+	for _, name := range f.kv {
+		d, err := tensor.ParseDType(name)
+		if err != nil {
+			return usagef(cmd, "--kv-cache-dtype: %v", err)
+		}
+		f.c.KVDTypes = append(f.c.KVDTypes, d)
 	}
 	if err := f.c.Check(); err != nil {
 		return usageError{err, commandPath(cmd)}
@@ -94,8 +102,18 @@ func (f *benchKernelsFlags) runSteps(cmd *cobra.Command) (err error) {
 	for _, isa := range f.c.ISAs {
 		f.steps.ISA = isa
 	}
-	if f.steps.KVDType, err = tensor.ParseDType(f.kv); err != nil {
-		return usagef(cmd, "--kv-cache-dtype: %v", err)
+	if len(f.kv) > 1 {
+		return usagef(cmd, "--kv-cache-dtype %v: with -m, name one", f.kv)
+	}
+	f.steps.KVDType = tensor.F16
+	for _, name := range f.kv {
+		if f.steps.KVDType, err = tensor.ParseDType(name); err != nil {
+			return usagef(cmd, "--kv-cache-dtype: %v", err)
+		}
+	}
+	f.steps.Depth = 128
+	if cmd.Flags().Changed("depth") {
+		f.steps.Depth = f.c.Depth
 	}
 	if !cmd.Flags().Changed("rows") {
 		f.c.Rows = []int{1, 2, 4, 8}
