@@ -47,7 +47,7 @@ type scratch struct {
 	wide []float32 // a panel of integer weights as float32
 }
 
-// New makes a backend. ISA is "" for the best or generic, avx2, avx512vnni.
+// New makes a backend. ISA is "" for the best or generic, avx2, avx512vnni, amx.
 func New(opt backend.Options) (*Backend, error) {
 	b := &Backend{opt: opt, kernels: matmul.Best()}
 	if err := b.choose(opt.ISA); err != nil {
@@ -76,7 +76,7 @@ func (b *Backend) choose(name string) error {
 		if b.kernels, err = matmul.For(isa); err != nil {
 			return err
 		}
-		level = map[matmul.ISA]simd.Level{matmul.Generic: simd.Generic, matmul.AVX2: simd.AVX2, matmul.AVX512VNNI: simd.AVX512}[isa]
+		level = map[matmul.ISA]simd.Level{matmul.Generic: simd.Generic, matmul.AVX2: simd.AVX2, matmul.AVX512VNNI: simd.AVX512, matmul.AMX: simd.AVX512}[isa]
 	}
 	_, err := simd.Use(level)
 	return err
@@ -117,6 +117,9 @@ func describe(isa matmul.ISA, threads, free int) string {
 	}
 	if threads > free {
 		s += fmt.Sprintf(" (more than the %d free to use: slower than --threads %d)", free, free)
+	}
+	if err := matmul.WhyNoAMX(); err != nil {
+		s += fmt.Sprintf(" (AMX not used: %v)", err)
 	}
 	return s
 }

@@ -53,7 +53,7 @@ are listed as such. The last line is one JSON document. Exits 1 when an answer d
 	fs.IntVar(&c.BatchTokens, "max-num-batched-tokens", c.BatchTokens, "rows of one step (0 = auto: prompts are held back to keep running answers smooth, which costs throughput)")
 	fs.IntVar(&c.Reps, "reps", c.Reps, "runs of each row, for 20 s at most; the fastest counts")
 	fs.IntVar(&f.opt.Threads, "threads", 0, "compute threads (0 = free physical cores)")
-	fs.StringVar(&f.opt.ISA, "isa", "", "force a kernel family: generic, avx2, avx512vnni")
+	fs.StringVar(&f.opt.ISA, "isa", "", "force a kernel family: generic, avx2, avx512vnni, amx")
 	fs.StringVar(&f.opt.ActivationDType, "activation-dtype", "auto", "auto (int8 for integer weight formats) or f32")
 	fs.StringVar(&f.opt.KVCacheDType, "kv-cache-dtype", "auto", "auto (f16), f32, f16, bf16, q8_0, q4_0")
 	fs.StringVar(&svg, "svg", "", "write a chart to this file")

@@ -11,6 +11,7 @@ var (
 	AVX512     bool // AVX2's bundle and AVX-512 F, BW, DQ and VL
 	AVX512VNNI bool // AVX512's bundle and VPDPBUSD on 512 bits
 	AVX512BF16 bool // AVX512's bundle and VDPBF16PS
+	AMXInt8    bool // AVX512VNNI's bundle and tiles of int8; RequestTiles comes before their first use
 	AVXVNNI    bool // AVX2's bundle and VPDPBUSD on 256 bits, VEX encoded
 )
 
@@ -20,7 +21,7 @@ func Features() []string {
 	for _, f := range []struct {
 		name string
 		has  bool
-	}{{"avx2", AVX2}, {"avx_vnni", AVXVNNI}, {"avx512", AVX512}, {"avx512_vnni", AVX512VNNI}, {"avx512_bf16", AVX512BF16}} {
+	}{{"avx2", AVX2}, {"avx_vnni", AVXVNNI}, {"avx512", AVX512}, {"avx512_vnni", AVX512VNNI}, {"avx512_bf16", AVX512BF16}, {"amx_int8", AMXInt8}} {
 		if f.has {
 			names = append(names, f.name)
 		}

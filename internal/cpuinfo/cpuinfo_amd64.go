@@ -15,7 +15,19 @@ func init() {
 	AVX512 = AVX2 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL
 	AVX512VNNI = AVX512 && x.HasAVX512VNNI
 	AVX512BF16 = AVX512 && x.HasAVX512BF16
+	AMXInt8 = AVX512VNNI && x.HasAMXTile && x.HasAMXInt8 && savesTiles()
 }
+
+// savesTiles reports whether the operating system keeps the tile registers and their shapes: XCR0 bits 17 and 18, which
+// x/sys does not look at.
+func savesTiles() bool {
+	const tiles = 1<<17 | 1<<18
+	low, _ := xgetbv()
+	return low&tiles == tiles
+}
+
+// xgetbv reads XCR0. The caller knows that AVX is usable, so the instruction is there.
+func xgetbv() (low, high uint32)
 
 // cpuid executes CPUID with the given leaf and sub-leaf 0.
 func cpuid(leaf uint32) (eax, ebx, ecx, edx uint32)

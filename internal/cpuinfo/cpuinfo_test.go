@@ -17,6 +17,7 @@ func TestBundlesNest(t *testing.T) {
 		{"avx512 without avx2", AVX512, AVX2},
 		{"avx512_vnni without avx512", AVX512VNNI, AVX512},
 		{"avx512_bf16 without avx512", AVX512BF16, AVX512},
+		{"amx_int8 without avx512_vnni", AMXInt8, AVX512VNNI},
 		{"avx_vnni without avx2", AVXVNNI, AVX2},
 	} {
 		if c.higher && !c.lower {
@@ -67,6 +68,7 @@ func TestAgreesWithKernel(t *testing.T) {
 		{"AVX512", AVX512, has(avx512...)},
 		{"AVX512VNNI", AVX512VNNI, has(append(avx512, "avx512_vnni")...)},
 		{"AVX512BF16", AVX512BF16, has(append(avx512, "avx512_bf16")...)},
+		{"AMXInt8", AMXInt8, has(append(avx512, "avx512_vnni", "amx_tile", "amx_int8")...)},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s = %v, the kernel says %v", c.name, c.got, c.want)

@@ -133,7 +133,7 @@ func BenchmarkGEMM(b *testing.B) {
 	for _, isa := range Supported()[min(1, len(Supported())-1):] {
 		k, _ := For(isa)
 		for _, dt := range DTypes() {
-			for _, m := range []int{2, 4, 8, 64, 512} {
+			for _, m := range []int{2, 4, 8, 16, 32, 64, 512} {
 				b.Run(fmt.Sprint(isa, "/", dt, "/", m), func(b *testing.B) {
 					mo := newModel(b, dt)
 					mo.matrices = mo.matrices[:4]

@@ -3,12 +3,14 @@
 package matmul
 
 import (
+	"errors"
 	"sync"
 
 	"sestina/internal/cpuinfo"
 	"sestina/tensor"
 )
 
+//go:generate sh -c "cd _asm && go run . -family int8amx -out ../int8_amx_amd64.s -stubs ../int8_amx_amd64.go -pkg matmul"
 //go:generate sh -c "cd _asm && go run . -family int8avx512 -out ../int8_avx512_amd64.s -stubs ../int8_avx512_amd64.go -pkg matmul"
 //go:generate sh -c "cd _asm && go run . -family int8avx2 -out ../int8_avx2_amd64.s -stubs ../int8_avx2_amd64.go -pkg matmul"
 //go:generate sh -c "cd _asm && go run . -family float -out ../float_amd64.s -stubs ../float_amd64.go -pkg matmul"
@@ -23,6 +25,8 @@ func kernelsFor(isa ISA) *Kernels {
 		return avx2Kernels
 	case isa == AVX512VNNI && cpuinfo.AVX512VNNI:
 		return avx512()
+	case isa == AMX:
+		return amx().kernels
 	}
 	return nil
 }
@@ -35,6 +39,35 @@ var avx512 = sync.OnceValue(func() *Kernels {
 	}
 	return &k
 })
+
+// amx is the set for AMX, or why there is none although the processor has tiles.
+var amx = sync.OnceValue(func() (set struct {
+	kernels *Kernels
+	refused error
+}) {
+	if !cpuinfo.AMXInt8 {
+		return set
+	}
+	if set.refused = cpuinfo.RequestTiles(); set.refused != nil {
+		return set
+	}
+	if !squaresAgree(amxSquares[tensor.Q8_0]) {
+		set.refused = errors.New("a product of tiles differs from its definition")
+		return set
+	}
+	k := *avx512()
+	k.ISA, k.squares = AMX, amxSquares
+	set.kernels = &k
+	return set
+})
+
+func whyNoAMX() error { return amx().refused }
+
+var amxSquares = map[tensor.DType]squares{
+	tensor.Q4_0: int8Q40AMX, tensor.Q4_1: int8Q41AMX, tensor.Q5_0: int8Q50AMX, tensor.Q5_1: int8Q51AMX, tensor.Q8_0: int8Q80AMX,
+	tensor.Q4_K: int8Q4KAMX, tensor.Q5_K: int8Q5KAMX, tensor.Q6_K: int8Q6KAMX, tensor.Q2_K: int8Q2KAMX, tensor.Q3_K: int8Q3KAMX,
+	tensor.IQ4_NL: int8IQ4NLAMX, tensor.MXFP4: int8MXFP4AMX,
+}
 
 var avx512BF16 = []tile{
 	{8, 2, bf16x8x2AVX512}, {8, 1, bf16x8x1AVX512}, {4, 1, bf16x4x1AVX512}, {2, 1, bf16x2x1AVX512}, {1, 1, bf16x1x1AVX512},

@@ -15,10 +15,11 @@ const (
 	Generic    ISA = iota // pure Go
 	AVX2                  // AVX2, FMA and F16C
 	AVX512VNNI            // AVX-512 F, BW, DQ, VL and VNNI
+	AMX                   // and tiles of int8
 	numISAs
 )
 
-var isaNames = [numISAs]string{"generic", "avx2", "avx512vnni"}
+var isaNames = [numISAs]string{"generic", "avx2", "avx512vnni", "amx"}
 
 func (i ISA) String() string {
 	if i >= numISAs {
@@ -53,8 +54,9 @@ func Supported() []ISA {
 type Kernels struct {
 	ISA ISA
 
-	tiles      map[tensor.DType][]tile // for int8 activations of integer formats, float32 activations of the others
-	bf16       []tile                  // for BF16 weights and activations
+	tiles      map[tensor.DType][]tile  // for int8 activations of integer formats, float32 activations of the others
+	bf16       []tile                   // for BF16 weights and activations
+	squares    map[tensor.DType]squares // for int8 activations of many rows; may be nil
 	dequantize map[tensor.DType]dequantFunc
 	quantize   func(dst *byte, x *float32, blocks int)
 	round      func(dst *byte, x *float32, chunks int) // 16 values of float32 to bf16 each
@@ -76,6 +78,9 @@ type dequantFunc func(dst *float32, w *byte, groups int)
 func For(isa ISA) (*Kernels, error) {
 	if k := kernelsFor(isa); k != nil {
 		return k, nil
+	}
+	if err := WhyNoAMX(); isa == AMX && err != nil {
+		return nil, fmt.Errorf("this machine's AMX cannot be used: %w", err)
 	}
 	return nil, fmt.Errorf("this machine or build has no %v kernels; it has %v", isa, Supported())
 }
@@ -136,6 +141,13 @@ func (k *Kernels) MulInt8(out []float32, outStride int, w *Packed, panel0, panel
 		return
 	}
 	weights := w.data[panel0*w.panelBytes : (panel0+panels)*w.panelBytes]
+	if k.squares != nil {
+		done := k.mulSquares(out, outStride, w, weights, act, m)
+		if done == m {
+			return
+		}
+		out, act, m = out[done*outStride:], act[done*actStride:], m-done
+	}
 	run(k.tiles[w.DType], out, outStride, weights, w.panelBytes, w.groups(), act, actStride, m)
 }
 

@@ -380,7 +380,7 @@ func TestSizes(t *testing.T) {
 }
 
 func TestISAs(t *testing.T) {
-	for _, isa := range []ISA{Generic, AVX2, AVX512VNNI} {
+	for _, isa := range []ISA{Generic, AVX2, AVX512VNNI, AMX} {
 		if got, err := ParseISA(isa.String()); err != nil || got != isa {
 			t.Errorf("ParseISA(%v) = %v, %v", isa, got, err)
 		}
@@ -406,6 +406,11 @@ func TestTiles(t *testing.T) {
 		k, _ := For(isa)
 		if len(k.tiles) != len(DTypes()) {
 			t.Errorf("%v: kernels for %d formats of %d", isa, len(k.tiles), len(DTypes()))
+		}
+		for _, dt := range DTypes() {
+			if k.squares != nil && dt.Quantized() != (k.squares[dt] != nil) {
+				t.Errorf("%v: %v is missing among the squares, or has no place there", isa, dt)
+			}
 		}
 		sets := maps.Clone(k.tiles)
 		sets[bf16Tiles] = k.bf16
@@ -460,18 +465,19 @@ func TestNothingAllocates(t *testing.T) {
 	for _, isa := range Supported() {
 		k, _ := For(isa)
 		for _, dt := range DTypes() {
-			fx := newFixture(t, 1, dt, 48, 256, 7, ordinary)
-			out, row, scratch := make([]float32, 7*48), make([]float32, 256), make([]float32, fx.packed.ScratchLen())
+			const m = 23
+			fx := newFixture(t, 1, dt, 48, 256, m, ordinary)
+			out, row, scratch := make([]float32, m*48), make([]float32, 256), make([]float32, fx.packed.ScratchLen())
 			act := make([]byte, ActBytes(256))
 			if n := testing.AllocsPerRun(3, func() {
 				if dt.Quantized() {
-					k.MulInt8(out, 48, fx.packed, 0, 3, fx.act, 7)
+					k.MulInt8(out, 48, fx.packed, 0, 3, fx.act, m)
 				}
 				if dt == tensor.BF16 {
-					k.MulBF16(out, 48, fx.packed, 0, 3, fx.half, 7)
+					k.MulBF16(out, 48, fx.packed, 0, 3, fx.half, m)
 					k.RoundRow(act[:BF16Bytes(256)], row)
 				}
-				k.MulF32(out, 48, fx.packed, 0, 3, fx.x, 256, 7, scratch)
+				k.MulF32(out, 48, fx.packed, 0, 3, fx.x, 256, m, scratch)
 				k.QuantizeRow(act, row)
 				fx.packed.Row(40, row)
 			}); n != 0 {
@@ -488,7 +494,7 @@ func FuzzShapes(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, format, n, groups, m, row0, panel0, filled uint8) {
 		dt := DTypes()[int(format)%len(DTypes())]
 		rows, cols := 1+int(n)%100, (1+int(groups)%6)*dt.BlockSize()
-		m, row0 = 1+m%20, row0%8
+		m, row0 = 1+m%40, row0%8
 		fx := newFixture(t, seed, dt, rows, cols, int(m+row0), fill(filled)%numFills)
 		first := int(panel0) % fx.packed.Panels()
 		for _, isa := range Supported() {

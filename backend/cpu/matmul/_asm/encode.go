@@ -9,7 +9,7 @@ import (
 )
 
 // Instructions that Go's assembler lacks. The kernels use them like any other, so that avo allocates their registers; then
-// encodeFile replaces their lines by bytes. Only the form with three ZMM registers is known.
+// encodeFile replaces their lines by bytes. This file has the form with three ZMM registers, encode_amx.go those of tiles.
 
 // evex is an instruction of the EVEX map 0F38 without W: its mandatory prefix (pp) and opcode.
 type evex struct{ prefix, opcode byte }
@@ -40,39 +40,68 @@ func encode(name string, src2, src1, dst int) ([]byte, error) {
 	}, nil
 }
 
-var lackingLine = regexp.MustCompile(`(?m)^\t(` + strings.Join(names(), "|") + `) +(.*)$`)
+var (
+	lackingLine = regexp.MustCompile(`(?m)^\t(` + strings.Join(names(), "|") + `)(?: +(.*))?$`)
+	zRegisters  = regexp.MustCompile(`^Z(\d+), Z(\d+), Z(\d+)$`)
+)
 
 func names() (n []string) {
 	for name := range lacking {
 		n = append(n, name)
 	}
+	for name := range tileInstructions {
+		n = append(n, name)
+	}
 	return n
 }
-
-var zRegisters = regexp.MustCompile(`^Z(\d+), Z(\d+), Z(\d+)$`)
 
 // encodeText replaces the lines that the assembler would not know.
 func encodeText(text string) (out string, err error) {
 	out = lackingLine.ReplaceAllStringFunc(text, func(line string) string {
 		m := lackingLine.FindStringSubmatch(line)
-		registers := zRegisters.FindStringSubmatch(m[2])
-		if registers == nil {
-			err = fmt.Errorf("%s: only three ZMM registers are encoded", strings.TrimSpace(line))
-			return line
-		}
-		var r [3]int
-		for i := range r {
-			r[i], _ = strconv.Atoi(registers[i+1])
-		}
-		code, e := encode(m[1], r[0], r[1], r[2])
+		code, operands, e := encodeLine(m[1], m[2])
 		if e != nil {
-			err = e
+			err = fmt.Errorf("%s: %w", strings.TrimSpace(line), e)
 			return line
 		}
-		return fmt.Sprintf("\tLONG $0x%02x%02x%02x%02x; WORD $0x%02x%02x // %s %s",
-			code[3], code[2], code[1], code[0], code[5], code[4], m[1], m[2])
+		return "\t" + data(code) + strings.TrimRight(" // "+m[1]+" "+operands, " ")
 	})
 	return out, err
+}
+
+func encodeLine(name, operands string) (code []byte, text string, err error) {
+	if _, ok := tileInstructions[name]; ok {
+		return encodeTile(name, operands)
+	}
+	m := zRegisters.FindStringSubmatch(operands)
+	if m == nil {
+		return nil, "", fmt.Errorf("only three ZMM registers are encoded")
+	}
+	var r [3]int
+	for i := range r {
+		r[i], _ = strconv.Atoi(m[i+1])
+	}
+	code, err = encode(name, r[0], r[1], r[2])
+	return code, operands, err
+}
+
+// data writes bytes as the assembler takes them.
+func data(code []byte) string {
+	var parts []string
+	for len(code) > 0 {
+		n, name := 1, "BYTE"
+		if len(code) >= 4 {
+			n, name = 4, "LONG"
+		} else if len(code) >= 2 {
+			n, name = 2, "WORD"
+		}
+		word := ""
+		for i := n - 1; i >= 0; i-- {
+			word += fmt.Sprintf("%02x", code[i])
+		}
+		parts, code = append(parts, name+" $0x"+word), code[n:]
+	}
+	return strings.Join(parts, "; ")
 }
 
 func encodeFile(name string) error {

@@ -1,0 +1,189 @@
+package matmul
+
+import (
+	"fmt"
+	"math"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+	"unsafe"
+
+	"sestina/internal/f32"
+	"sestina/tensor"
+)
+
+// withSquares runs f for every instruction set here that has kernels for squares.
+func withSquares(t *testing.T, f func(t *testing.T, k *Kernels)) {
+	for _, isa := range Supported() {
+		if k, _ := For(isa); k.squares != nil {
+			t.Run(isa.String(), func(t *testing.T) { f(t, k) })
+		}
+	}
+}
+
+// TestSquaresMatchOracle: rows around the edges of squares and calls, columns in one piece, in equal ones and with a
+// shorter last one, panels in full and partial groups.
+func TestSquaresMatchOracle(t *testing.T) {
+	const most = squareRowsPerCall + 21
+	for _, dt := range DTypes() {
+		if !dt.Quantized() {
+			continue
+		}
+		withSquares(t, func(t *testing.T, k *Kernels) {
+			t.Run(dt.String(), func(t *testing.T) {
+				cols := []int{32, 64, 320, 608}
+				if dt.BlockSize() == 256 {
+					cols = []int{256, 768}
+				}
+				for _, n := range cols {
+					fx := newFixture(t, uint64(n), dt, 83, n, most, ordinary)
+					for _, m := range []int{15, 16, 17, 20, 21, 31, 32, 37, 64, 65, 69, 80, most} {
+						fx.check(t, k, withInt8, 0, m, 0, fx.packed.Panels())
+						fx.check(t, k, withInt8, most-m, m, 1, 3)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestSquaresExtremes is TestExtremes for whole squares.
+func TestSquaresExtremes(t *testing.T) {
+	for _, dt := range DTypes() {
+		for _, f := range []fill{ones, zeros, strange} {
+			if dt.Quantized() {
+				withSquares(t, func(t *testing.T, k *Kernels) {
+					newFixture(t, 17, dt, 40, 512, 18, f).check(t, k, withInt8, 0, 18, 0, 3)
+				})
+			}
+		}
+	}
+}
+
+// TestSquaresInCalls: more panels than one call takes.
+func TestSquaresInCalls(t *testing.T) {
+	withSquares(t, func(t *testing.T, k *Kernels) {
+		fx := newFixture(t, 19, tensor.Q4_1, 700, 768, 22, ordinary)
+		if fx.packed.Panels() <= squareWeights/(768*PanelRows) {
+			t.Fatal("the matrix fits one call")
+		}
+		fx.check(t, k, withInt8, 0, 22, 0, fx.packed.Panels())
+	})
+}
+
+// TestSquaresAreUsed: rows reach these kernels, all but the few that are left over.
+func TestSquaresAreUsed(t *testing.T) {
+	fx, k, rows := newFixture(t, 1, tensor.Q8_0, 32, 64, 90, ordinary), *genericKernels, 0
+	k.squares = map[tensor.DType]squares{tensor.Q8_0: func(_ *float32, _ int, _ *byte, _, _, _ int, _ *byte, _, n, _ int) { rows += n }}
+	out := make([]float32, 90*32)
+	for m, want := range map[int][2]int{1: {0, 0}, 15: {0, 0}, 16: {16, 16}, 20: {16, 16}, 21: {21, 32}, 64: {64, 64},
+		68: {64, 64}, 79: {79, 80}, 90: {90, 96}} {
+		rows = 0
+		done := k.mulSquares(out, 32, fx.packed, fx.packed.data, fx.act, m)
+		if done != want[0] || rows != want[1] {
+			t.Errorf("%d rows: %d done, %d multiplied, want %v", m, done, rows, want)
+		}
+	}
+}
+
+// TestPieces: as few as the frames allow, as equal as they can be, never longer.
+func TestPieces(t *testing.T) {
+	for _, c := range []struct {
+		dt         tensor.DType
+		cols, want int
+	}{{tensor.Q4_0, 32, 1}, {tensor.Q4_0, 288, 9}, {tensor.Q4_0, 320, 5}, {tensor.Q4_0, 576, 9}, {tensor.Q4_0, 1536, 8},
+		{tensor.Q4_K, 256, 1}, {tensor.Q6_K, 768, 1}} {
+		w := &Packed{DType: c.dt, Rows: 16, Cols: c.cols, layout: layoutOf(c.dt)}
+		if got := pieceGroups(w); got != c.want || got*w.layout.blocks > pieceBlocks {
+			t.Errorf("%v, %d columns: %d groups, want %d", c.dt, c.cols, got, c.want)
+		}
+	}
+}
+
+// TestSquaresSelfTest: kernels that confuse signs, saturate, ignore a piece or add in another order are refused.
+func TestSquaresSelfTest(t *testing.T) {
+	withSquares(t, func(t *testing.T, k *Kernels) {
+		if !squaresAgree(k.squares[tensor.Q8_0]) {
+			t.Error("its own kernel is refused")
+		}
+	})
+	for name, c := range map[string]struct {
+		product func(w uint8, a int8) int32 // w is 128 more than the weight
+		want    bool
+	}{
+		"right":                {func(w uint8, a int8) int32 { return int32(int8(w-128)) * int32(a) }, true},
+		"unsigned rows":        {func(w uint8, a int8) int32 { return int32(int8(w-128)) * int32(uint8(a)) }, false},
+		"unsigned weights":     {func(w uint8, a int8) int32 { return int32(w-128) * int32(a) }, false},
+		"no offset":            {func(w uint8, a int8) int32 { return int32(int8(w)) * int32(a) }, false},
+		"-128 is taken as 127": {func(w uint8, a int8) int32 { return max(-127, int32(int8(w-128))) * int32(a) }, false},
+	} {
+		mul := func(out *float32, outStride int, w *byte, panelBytes, panels, steps int, x *byte, xStride, rows, piece int) {
+			weights, act := unsafe.Slice(w, panels*panelBytes), unsafe.Slice(x, rows*xStride)
+			result := unsafe.Slice(out, (rows-1)*outStride/4+panels*PanelRows)
+			for i := range rows {
+				for j := range panels * PanelRows {
+					sum := float32(0)
+					for s := range steps {
+						block, a := weights[j/16*panelBytes+s*544:], act[i*xStride+s*ActBlock:]
+						dot := int32(0)
+						for e := range 32 {
+							dot += c.product(block[e/4*64+j%16*4+e%4], int8(a[e]))
+						}
+						sum = f32.FMA(float32(dot), half(block[512:], j%16)*math.Float32frombits(le.Uint32(a[actD:])), sum)
+					}
+					result[i*outStride/4+j] = sum
+				}
+			}
+		}
+		if got := squaresAgree(mul); got != c.want {
+			t.Errorf("%s: agrees %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// TestSquaresUnderSignals: the scheduler interrupts running threads by signals, whose frames hold the tile registers.
+func TestSquaresUnderSignals(t *testing.T) {
+	withSquares(t, func(t *testing.T, k *Kernels) {
+		fx := newFixture(t, 23, tensor.Q5_1, 320, 576, 48, ordinary)
+		var wg sync.WaitGroup
+		stop := make(chan struct{})
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					runtime.GC() // stops the world: every thread gets a signal
+				}
+			}
+		}()
+		failed := make(chan error, 2)
+		for range 2 {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				out := make([]float32, 48*320)
+				for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); {
+					k.MulInt8(out, 320, fx.packed, 0, 20, fx.act, 48)
+					for i, v := range out {
+						if !same(v, fx.want[withInt8][i]) {
+							failed <- fmt.Errorf("output %d: %v, the oracle says %v", i, v, fx.want[withInt8][i])
+							return
+						}
+					}
+				}
+			}()
+		}
+		time.Sleep(350 * time.Millisecond)
+		close(stop)
+		wg.Wait()
+		select {
+		case err := <-failed:
+			t.Fatal(err)
+		default:
+		}
+	})
+}
