@@ -39,6 +39,8 @@ type Backend interface {
 	// each row's attention over its sequence's keys [.., position].
 	// qkv is [rows, (Heads+2·KVHeads)·HeadDim] (q heads, k heads, v heads); dst is [rows, Heads·HeadDim].
 	Attend(dst, qkv Rows, in *batch.Input, kv Cache, op *Attention)
+	// Norm writes row i of dst = the RMSNorm of row i of x. dst may be x.
+	Norm(dst, x Rows, n *Norm)
 	// Gather writes row i of dst = row rows[i] of src.
 	Gather(dst, src Rows, rows []int32)
 	// CopyBlocks copies whole physical blocks in every layer (copy-on-write).
@@ -100,6 +102,18 @@ func (r Rows) First(n int) Rows {
 	return r
 }
 
+// Reshape is the beginning of the same memory as n rows of another width.
+func (r Rows) Reshape(n, width int) Rows {
+	if n*width > r.N*r.Width {
+		panic(fmt.Sprintf("backend: %d rows of %d asked of %d of %d", n, width, r.N, r.Width))
+	}
+	r.N, r.Width = n, width
+	if r.Host != nil {
+		r.Host = r.Host[:n*width]
+	}
+	return r
+}
+
 // Norm is an RMSNorm over a row (or a head): x·w/√(mean x² + Eps).
 type Norm struct {
 	Weight Vector
@@ -138,6 +152,7 @@ type Attention struct {
 	Heads, KVHeads, HeadDim int
 	Scale                   float32
 	Window                  int     // key j visible iff pos-Window < j ≤ pos; 0 = all
+	First                   int     // keys before this position are not visible, but for a row's own
 	QNorm, KNorm            *Norm   // per head, before the rotation; nil = none
 	Rotary                  *Rotary // nil = no rotation (NoPE)
 }

@@ -19,7 +19,7 @@ type attendCase struct {
 	block               int
 	kv                  tensor.DType
 	heads, kvHeads, dim int
-	window              int
+	window, first       int
 	qkNorm              bool
 	rotary              rotary
 	lens                []int
@@ -45,7 +45,7 @@ func (c *attendCase) String() string {
 }
 
 func (c *attendCase) layerName() string {
-	return fmt.Sprintf("%v heads %d/%d×%d window %d norm %v rotary %v lengths %v", c.kv, c.heads, c.kvHeads, c.dim, c.window, c.qkNorm, c.rotary, c.lens)
+	return fmt.Sprintf("%v heads %d/%d×%d window %d first %d norm %v rotary %v lengths %v", c.kv, c.heads, c.kvHeads, c.dim, c.window, c.first, c.qkNorm, c.rotary, c.lens)
 }
 
 var (
@@ -75,6 +75,11 @@ func attendChecks() []check {
 		for i, window := range windows[1:] {
 			c := attendCase{kv: kv, heads: 2, kvHeads: 1, dim: fit(kv, 16), lens: []int{300, 1, 257}, window: window,
 				block: blockSizes[i%len(blockSizes)], rotary: rotaries[i%len(rotaries)], schedules: []schedule{whole, random, decodeAfter(5)}}
+			cases = append(cases, c)
+		}
+		for i, first := range []int{1, 18, 270} {
+			c := attendCase{kv: kv, heads: 4, kvHeads: 2, dim: fit(kv, 16), lens: []int{300, 2, 19}, first: first, window: windows[1+2*i],
+				block: blockSizes[2+i], schedules: []schedule{whole, oneByOne, random}}
 			cases = append(cases, c)
 		}
 		c := attendCase{kv: kv, heads: 2, kvHeads: 2, dim: fit(kv, 8), lens: []int{530}, block: 7, schedules: []schedule{whole, decodeAfter(20), chunks(255)}}
@@ -186,7 +191,7 @@ func (c *attendCase) layer(b backend.Backend) (*layer, error) {
 	for _, n := range c.lens {
 		l.qkv = append(l.qkv, normals(rng, n*l.in))
 	}
-	l.op = &backend.Attention{Layer: 1, Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.dim, Window: c.window,
+	l.op = &backend.Attention{Layer: 1, Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.dim, Window: c.window, First: c.first,
 		Scale: float32(1 / math.Sqrt(float64(c.dim)))}
 	if c.rotary.part > 0 {
 		l.op.Rotary = &backend.Rotary{Dim: c.dim / c.rotary.part, Interleaved: c.rotary.interleaved}
@@ -286,7 +291,7 @@ func (l *layer) newPool(rng *rand.Rand) (*paged, error) {
 // poison stores NaN into every slot.
 func (l *layer) poison(p *paged, blocks int) {
 	op := *l.op
-	op.QNorm, op.KNorm, op.Rotary, op.Window = nil, nil, nil, 1
+	op.QNorm, op.KNorm, op.Rotary, op.Window, op.First = nil, nil, nil, 1, 0
 	in := batch.Input{BlockSize: l.c.block}
 	for block := range blocks {
 		in.Spans = append(in.Spans, batch.Span{Row: len(in.TokenIDs), Len: l.c.block, BlockTable: []int32{int32(block)}})

@@ -47,7 +47,8 @@ func Run(t *testing.T, make func(opt backend.Options) backend.Backend) {
 
 // checks is the whole table.
 func checks() []check {
-	out := append(embedChecks(), linearChecks()...)
+	out := append(embedChecks(), normChecks()...)
+	out = append(out, linearChecks()...)
 	out = append(out, attendChecks()...)
 	return append(out, copyChecks()...)
 }

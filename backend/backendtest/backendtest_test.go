@@ -23,6 +23,7 @@ type wrong struct {
 	linear func(b backend.Backend, dst, x backend.Rows, op *backend.Linear)
 	attend func(b backend.Backend, dst, qkv backend.Rows, in *batch.Input, kv backend.Cache, op *backend.Attention)
 	copies func(b backend.Backend, kv backend.Cache, copies []batch.BlockCopy)
+	norm   func(b backend.Backend, dst, x backend.Rows, n *backend.Norm)
 }
 
 func (w *wrong) Embed(dst backend.Rows, table backend.Matrix, ids []int32, scale float32) {
@@ -47,6 +48,14 @@ func (w *wrong) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.Cache,
 		return
 	}
 	w.attend(w.Backend, dst, qkv, in, kv, op)
+}
+
+func (w *wrong) Norm(dst, x backend.Rows, n *backend.Norm) {
+	if w.norm == nil {
+		w.Backend.Norm(dst, x, n)
+		return
+	}
+	w.norm(w.Backend, dst, x, n)
 }
 
 func (w *wrong) CopyBlocks(kv backend.Cache, copies []batch.BlockCopy) {
@@ -99,6 +108,9 @@ func TestWrongBackendsAreNoticed(t *testing.T) {
 				op.Window++
 			}
 		}),
+		"attention sees a key before the first": attendWith(func(in *batch.Input, op *backend.Attention) {
+			op.First = max(0, op.First-1)
+		}),
 		"attention sees a key from the future": attendWith(func(in *batch.Input, op *backend.Attention) {
 			for i := range in.Spans {
 				if s := &in.Spans[i]; s.Start+s.Len < len(s.BlockTable)*in.BlockSize {
@@ -118,6 +130,9 @@ func TestWrongBackendsAreNoticed(t *testing.T) {
 				op.QNorm = nil
 			}
 		}),
+		"norm forgets epsilon": {norm: func(b backend.Backend, dst, x backend.Rows, n *backend.Norm) {
+			b.Norm(dst, x, &backend.Norm{Weight: n.Weight})
+		}},
 		"copy leaves a block out": {copies: func(b backend.Backend, kv backend.Cache, copies []batch.BlockCopy) {
 			b.CopyBlocks(kv, copies[:len(copies)-1])
 		}},
@@ -135,7 +150,7 @@ func TestWrongBackendsAreNoticed(t *testing.T) {
 			return &broken
 		}
 	}
-	tables := map[string][]check{"embed": embedChecks(), "linear": linearChecks(), "attention": attendChecks(), "copy": copyChecks()}
+	tables := map[string][]check{"embed": embedChecks(), "linear": linearChecks(), "attention": attendChecks(), "norm": normChecks(), "copy": copyChecks()}
 	for name, wrap := range makers {
 		operation, _, _ := strings.Cut(name, " ")
 		t.Run(name, func(t *testing.T) {

@@ -69,7 +69,8 @@ func (b *shiftTiles) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.C
 		last := span.Row + span.Len
 		one.TokenIDs, one.Positions, one.Slots = in.TokenIDs[span.Row:last], in.Positions[span.Row:last], in.Slots[span.Row:last]
 		if span.Len == 1 {
-			visible := span.Start + 1
+			visible := span.Start + 1 - min(op.First, span.Start)
+			shifted.First = 0
 			if op.Window > 0 {
 				visible = min(visible, op.Window)
 			}

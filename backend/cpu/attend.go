@@ -197,7 +197,7 @@ func (j *attendJob) query(u int) attention.Query {
 	p, head := &j.pieces[u/j.heads], u%j.heads
 	return attention.Query{
 		Q: j.qkv.Host[p.row*j.qkv.Width+head*j.group*op.HeadDim:], Stride: j.qkv.Width, Rows: p.len, Group: j.group,
-		Pos: p.pos, Window: op.Window, Table: j.in.Spans[p.span].BlockTable, KVHead: head * j.group * op.KVHeads / op.Heads,
+		Pos: p.pos, Window: op.Window, First: op.First, Table: j.in.Spans[p.span].BlockTable, KVHead: head * j.group * op.KVHeads / op.Heads,
 		Scale: op.Scale, Full: j.b.opt.FullAttention,
 	}
 }

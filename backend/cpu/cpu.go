@@ -39,6 +39,7 @@ type Backend struct {
 	scratch []scratch // per worker
 	linear  linearJob
 	attend  attendJob
+	norm    normJob
 }
 
 // scratch is one worker's memory, grown as needed and kept.
@@ -267,6 +268,28 @@ func (b *Backend) Embed(dst backend.Rows, table backend.Matrix, ids []int32, sca
 			simd.Scale(dst.Row(i), dst.Row(i), scale)
 		}
 	}
+}
+
+// normJob is an RMSNorm of many rows.
+type normJob struct {
+	dst, x backend.Rows
+	n      *backend.Norm
+}
+
+func (j *normJob) Do(_, i0, i1 int) {
+	for i := i0; i < i1; i++ {
+		simd.RMSNorm(j.dst.Row(i), j.x.Row(i), j.n.Weight.Host, j.n.Eps)
+	}
+}
+
+// Norm is RMSNorm row by row; a few rows are not worth a barrier.
+func (b *Backend) Norm(dst, x backend.Rows, n *backend.Norm) {
+	b.norm = normJob{dst, x, n}
+	if x.N <= ownRows {
+		b.norm.Do(0, 0, x.N)
+		return
+	}
+	b.team.Run(x.N, 1, &b.norm)
 }
 
 // Gather copies rows.

@@ -45,9 +45,9 @@ func (b *Backend) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.Cach
 		span := &in.Spans[i]
 		for r := range span.Len {
 			row, pos := span.Row+r, span.Start+r
-			lo := 0
+			lo := min(op.First, pos)
 			if op.Window > 0 {
-				lo = max(0, pos-op.Window+1)
+				lo = max(lo, pos-op.Window+1)
 			}
 			for h := range op.Heads {
 				keys := keys{c: c, layer: op.Layer, head: h / (op.Heads / op.KVHeads), table: span.BlockTable}

@@ -162,6 +162,13 @@ func RMSNorm(x, w []float32, eps float32) []float32 {
 	return y
 }
 
+// Norm is RMSNorm row by row.
+func (b *Backend) Norm(dst, x backend.Rows, n *backend.Norm) {
+	for i := range x.N {
+		copy(dst.Row(i), RMSNorm(x.Row(i), n.Weight.Host, n.Eps))
+	}
+}
+
 // Gather copies rows.
 func (b *Backend) Gather(dst, src backend.Rows, rows []int32) {
 	for i, r := range rows {

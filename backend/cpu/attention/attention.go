@@ -77,6 +77,7 @@ type Query struct {
 
 	Pos    int     // absolute position of row 0; row i is at Pos+i
 	Window int     // key j is visible iff pos-Window < j ≤ pos; 0 = all up to pos
+	First  int     // keys before it are not visible, but for a row's own
 	Table  []int32 // physical blocks of the sequence; those before the window are not looked at
 	KVHead int
 	Scale  float32
@@ -89,8 +90,9 @@ type Query struct {
 // visible is the range [lo, pos] of keys that row i sees.
 func (q *Query) visible(i int) (lo, pos int) {
 	pos = q.Pos + i
+	lo = min(q.First, pos)
 	if q.Window > 0 {
-		lo = max(0, pos-q.Window+1)
+		lo = max(lo, pos-q.Window+1)
 	}
 	return lo, pos
 }

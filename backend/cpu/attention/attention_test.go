@@ -35,6 +35,9 @@ func kernels(t testing.TB, l Layout) []*Kernel {
 func (s *sequence) query(r *rand.Rand, rows, group, window int) *Query {
 	q := &Query{Rows: rows, Group: group, Pos: s.n - rows, Window: window, Table: slices.Clone(s.table),
 		KVHead: r.IntN(s.layout.KVHeads), Scale: 0.3, Stride: group*s.layout.HeadDim + r.IntN(3)}
+	if r.IntN(4) == 0 {
+		q.First = []int{1, 1, 5, 17, 260}[r.IntN(5)]
+	}
 	q.Q = make([]float32, rows*q.Stride)
 	for i := range q.Q {
 		q.Q[i] = float32(r.NormFloat64())

@@ -159,9 +159,10 @@ func capped(q *Query, s float32) float32 {
 // contract is the numerics contract for one row and head, in scalar code and
 // plain terms: bits.
 func (s *sequence) contract(q *Query, i, g int) []float32 {
-	D, lo, pos := s.layout.HeadDim, 0, q.Pos+i
+	D, pos := s.layout.HeadDim, q.Pos+i
+	lo := min(q.First, pos)
 	if q.Window > 0 {
-		lo = max(0, pos-q.Window+1)
+		lo = max(lo, pos-q.Window+1)
 	}
 	x := quantisedQuery(s.layout, head(q, D, i, g))
 	type state struct {
@@ -237,7 +238,7 @@ func (s *sequence) textbook(q *Query, i, g int) []float64 {
 	weights := map[int]float64{}
 	sum, top := 0.0, math.Inf(-1)
 	for j := 0; j <= pos; j++ {
-		if q.Window > 0 && j <= pos-q.Window {
+		if q.Window > 0 && j <= pos-q.Window || j < min(q.First, pos) {
 			continue
 		}
 		score := 0.0
