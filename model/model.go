@@ -29,6 +29,31 @@ type Model interface {
 type Output struct {
 	Logits backend.Rows // [len(LogitRows), vocab]
 	Hidden backend.Rows // [len(LogitRows), hidden] before the final norm
+	States backend.Rows // [rows, hidden] after the final norm, every row of the step; only where Info.MTP
+}
+
+// MTP is a Model that may hold a multi-token prediction layer (DeepSeek-V3
+// report, 2024): one more decoder layer that guesses the token after next from a
+// token and the state before it. Info.MTP says whether it was loaded; its K and
+// V are then the last of CacheLayers, at the slots of the target's own.
+//
+// Row r of both methods is the pair (TokenIDs[r], states[r]): the token at
+// Positions[r] and the state at the position before.
+type MTP interface {
+	Model
+	// KeepLevel stores the layer's K and V of every row of the step that Forward
+	// has just computed. It leaves Forward's output as it is.
+	KeepLevel(in *batch.Input, states backend.Rows, kv backend.Cache)
+	// Draft stores the rows' K and V and guesses what follows them. There may be
+	// as many rows as logits of a step. The result is valid until the next call.
+	Draft(in *batch.Input, states backend.Rows, kv backend.Cache) Guess
+}
+
+// Guess is what an MTP layer expects after each row's token.
+type Guess struct {
+	Logits backend.Rows // [rows, n]
+	IDs    []int32      // [n] token ids of a reduced head's logits; nil: logit i is token i
+	States backend.Rows // [rows, hidden] what the layer takes for the states at the rows' positions
 }
 
 // Info is what the rest of the engine needs to know of a model.
@@ -40,8 +65,9 @@ type Info struct {
 	Heads         int // query heads a layer
 	KVHeads       int
 	HeadDim       int
-	MaxContext    int // positions the model was trained for
-	Window        int // widest sliding window, 0 = some layer sees everything
+	MaxContext    int  // positions the model was trained for
+	Window        int  // widest sliding window, 0 = some layer sees everything
+	MTP           bool // holds an MTP layer, see [MTP]
 	CacheLayers   []backend.CacheLayer
 	Params        uint64
 	FileBytes     uint64 // tensor bytes in the checkpoint
@@ -54,6 +80,10 @@ type Options struct {
 	MaxRows      int               // rows of a step (max-num-batched-tokens)
 	MaxLogitRows int               // rows of logits of a step
 	Progress     func(done uint64) // called as tensors are loaded, with tensor bytes so far; may be nil
+
+	// MTP is where to take an MTP layer from: the model's own checkpoint, if it
+	// holds one, or an MTP file (docs/speculation.md), which must. nil: nowhere.
+	MTP *checkpoint.Checkpoint
 }
 
 // Loader builds a model of one architecture.

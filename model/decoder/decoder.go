@@ -8,7 +8,6 @@ import (
 	"sestina/batch"
 	"sestina/checkpoint"
 	"sestina/model"
-	"sestina/tensor"
 )
 
 // Decoder is a loaded model. Its layers are operations made once, at load;
@@ -20,6 +19,7 @@ type Decoder struct {
 	embed backend.Matrix
 	layer []layer
 	head  backend.Linear // final norm and output projection
+	mtp   *mtp           // nil: no MTP layer
 
 	inv        []float32 // angle per position of each rotated pair
 	ropeScale  float32
@@ -64,11 +64,13 @@ func Load(c *checkpoint.Checkpoint, b backend.Backend, spec Spec, opt model.Opti
 	} else {
 		d.head.W = []backend.Matrix{d.embed}
 	}
+	d.inv, d.ropeScale = d.spec.Rope.frequencies()
+	d.info = spec.info(c, step)
+	d.loadMTP(w, n, opt.MTP)
+	d.info.ResidentBytes = w.resident
 	if err := w.finish(n.ignored); err != nil {
 		return nil, err
 	}
-	d.inv, d.ropeScale = d.spec.Rope.frequencies()
-	d.info = spec.info(c, w.resident, step)
 	return d, d.allocate(opt)
 }
 
@@ -91,19 +93,7 @@ func (w *weights) headMatrix(name string, s Spec) backend.Matrix {
 
 // divisors reads the per-frequency divisors some GGUF files carry.
 func (w *weights) divisors(name string, n int) []float32 {
-	info, ok := w.lookup(name, false, n)
-	if !ok {
-		return nil
-	}
-	raw, v := make([]byte, info.Bytes), make([]float32, n)
-	if err := w.c.Read(name, raw); err != nil {
-		w.fail("tensor %q: %w", name, err)
-		return nil
-	}
-	if err := tensor.Decode(info.DType, v, raw); err != nil {
-		w.fail("tensor %q: %w", name, err)
-		return nil
-	}
+	v := w.floats(name, false, n)
 	for _, f := range v {
 		if !(f > 0) || math.IsInf(float64(f), 0) {
 			w.fail("tensor %q holds %v; divisors must be positive", name, f)
@@ -149,11 +139,10 @@ func (w *weights) layer(s *Spec, n names, i int) layer {
 	return l
 }
 
-func (s *Spec) info(c *checkpoint.Checkpoint, resident, step uint64) model.Info {
+func (s *Spec) info(c *checkpoint.Checkpoint, step uint64) model.Info {
 	info := model.Info{
 		Arch: s.Arch, Vocab: s.Vocab, Hidden: s.Hidden, Layers: s.Layers, Heads: s.Heads, KVHeads: s.KVHeads,
-		HeadDim: s.HeadDim, MaxContext: s.Context, Params: c.NumParams(), FileBytes: c.Bytes(),
-		ResidentBytes: resident, StepBytes: step,
+		HeadDim: s.HeadDim, MaxContext: s.Context, Params: c.NumParams(), FileBytes: c.Bytes(), StepBytes: step,
 	}
 	full := false
 	for i := range s.Layers {
@@ -192,6 +181,10 @@ func (d *Decoder) allocate(opt model.Options) error {
 			d.layer[i].attention.Rotary = &d.rotary
 		}
 	}
+	if d.mtp != nil {
+		d.mtp.states, d.mtp.embedded = rows(opt.MaxRows, s.Hidden), rows(opt.MaxRows, s.Hidden)
+		d.mtp.rotary.Dim, d.mtp.rotary.Cos, d.mtp.rotary.Sin = d.rotary.Dim, d.rotary.Cos, d.rotary.Sin
+	}
 	return err
 }
 
@@ -200,24 +193,32 @@ func (d *Decoder) Info() model.Info { return d.info }
 
 // Forward runs the step's rows through every layer.
 func (d *Decoder) Forward(in *batch.Input, kv backend.Cache) model.Output {
-	n := in.Rows()
-	h, qkv, attended, ffn := d.hidden.First(n), d.qkv.First(n), d.attended.First(n), d.ffn.First(n)
+	h := d.hidden.First(in.Rows())
 	d.rotate(in.Positions)
 	d.b.Embed(h, d.embed, in.TokenIDs, 1)
 	for i := range d.layer {
-		l := &d.layer[i]
-		d.b.Linear(qkv, h, &l.qkv)
-		d.b.Attend(attended, qkv, in, kv, &l.attention)
-		d.b.Linear(h, attended, &l.out)
-		d.b.Linear(ffn, h, &l.gateUp)
-		d.b.Linear(h, ffn, &l.down)
+		d.run(&d.layer[i], h, in, kv)
 	}
 	out := model.Output{Hidden: d.lastHidden.First(len(in.LogitRows)), Logits: d.logits.First(len(in.LogitRows))}
 	if len(in.LogitRows) > 0 {
 		d.b.Gather(out.Hidden, h, in.LogitRows)
 		d.b.Linear(out.Logits, out.Hidden, &d.head)
 	}
+	if d.mtp != nil {
+		out.States = d.mtp.states.First(h.N)
+		d.b.Norm(out.States, h, d.head.Norm)
+	}
 	return out
+}
+
+// run takes h through one block.
+func (d *Decoder) run(l *layer, h backend.Rows, in *batch.Input, kv backend.Cache) {
+	qkv, attended, ffn := d.qkv.First(h.N), d.attended.First(h.N), d.ffn.First(h.N)
+	d.b.Linear(qkv, h, &l.qkv)
+	d.b.Attend(attended, qkv, in, kv, &l.attention)
+	d.b.Linear(h, attended, &l.out)
+	d.b.Linear(ffn, h, &l.gateUp)
+	d.b.Linear(h, ffn, &l.down)
 }
 
 // rotate fills the step's cos and sin: angle = position · frequency in float32,

@@ -18,6 +18,7 @@ type Spec struct {
 	Hidden  int
 	FFN     int
 	Layers  int
+	MTP     int // MTP layers behind them; the first is used
 	Heads   int // query heads
 	KVHeads int // key/value heads: grouped-query attention is this pair
 	HeadDim int
@@ -43,6 +44,7 @@ const (
 	maxWidth   = 1 << 20
 	maxVocab   = 1 << 24
 	maxContext = 1 << 30
+	maxMTP     = 64
 )
 
 // Validate checks the numbers as a set.
@@ -70,6 +72,8 @@ func (s *Spec) Validate() error {
 		return fmt.Errorf("config: rope theta %v must be at least 1 and finite", s.Rope.Theta)
 	case !(s.NormEps >= 0 && s.NormEps < 1):
 		return fmt.Errorf("config: norm epsilon %v must be in [0, 1)", s.NormEps)
+	case s.MTP < 0 || s.MTP > maxMTP:
+		return fmt.Errorf("config: %d MTP layers, want 0…%d", s.MTP, maxMTP)
 	case s.Window < 0:
 		return fmt.Errorf("config: sliding window %d is negative", s.Window)
 	case s.LayerTypes != nil && len(s.LayerTypes) != s.Layers:
@@ -87,11 +91,18 @@ func (s *Spec) Validate() error {
 }
 
 // window is the sliding window of one layer, 0 for full attention. An explicit
-// layer_types list wins over the architecture's rule.
+// layer_types list wins over the architecture's rule. The MTP layer has one only if
+// all others do: blocks that none of them sees are given back.
 func (s *Spec) window(layer int) int {
 	switch {
 	case s.Window == 0:
 		return 0
+	case layer >= s.Layers:
+		for i := range s.Layers {
+			if s.window(i) == 0 {
+				return 0
+			}
+		}
 	case s.LayerTypes != nil:
 		if s.LayerTypes[layer] != "sliding_attention" {
 			return 0
@@ -124,6 +135,7 @@ func readHF(c *checkpoint.Checkpoint) (Spec, error) {
 		Context: r.Int("max_position_embeddings"),
 		OutBias: r.BoolOr("attention_bias", false),
 		MLPBias: r.BoolOr("mlp_bias", false),
+		MTP:     r.IntOr("num_nextn_predict_layers", 0),
 	}
 	_, head := c.Lookup(hfNames.head + ".weight")
 	s.Tied = r.BoolOr("tie_word_embeddings", !head) // a config may leave its architecture's default out
@@ -152,11 +164,12 @@ func readGGUF(c *checkpoint.Checkpoint) (Spec, error) {
 	}
 	s := Spec{
 		Hidden:  r.Int(a + ".embedding_length"),
-		Layers:  r.Int(a + ".block_count"),
+		MTP:     r.IntOr(a+".nextn_predict_layers", 0),
 		NormEps: float32(r.Float(a + ".attention.layer_norm_rms_epsilon")),
 		Context: r.Int(a + ".context_length"),
 		Tied:    true,
 	}
+	s.Layers = r.Int(a+".block_count") - s.MTP
 	s.Heads = uniform(r, a+".attention.head_count", 0)
 	s.KVHeads = uniform(r, a+".attention.head_count_kv", s.Heads)
 	s.FFN = uniform(r, a+".feed_forward_length", 0)

@@ -16,6 +16,8 @@ type names struct {
 	qNorm, kNorm            string
 	ffnNorm, gate, up, down string
 	ropeFreqs               string
+	layer                   string // prefix of a layer's tensors
+	mtp                     mtpNames
 	ignored                 []string // suffixes of tensors that carry nothing a forward pass needs
 }
 
@@ -27,6 +29,10 @@ var hfNames = names{
 	qNorm: "model.layers.%d.self_attn.q_norm", kNorm: "model.layers.%d.self_attn.k_norm",
 	ffnNorm: "model.layers.%d.post_attention_layernorm",
 	gate:    "model.layers.%d.mlp.gate_proj", up: "model.layers.%d.mlp.up_proj", down: "model.layers.%d.mlp.down_proj",
+	layer: "model.layers.%d.",
+	mtp: mtpNames{enorm: "model.layers.%d.enorm", hnorm: "model.layers.%d.hnorm", proj: "model.layers.%d.eh_proj",
+		norm: "model.layers.%d.shared_head.norm", head: "model.layers.%d.shared_head.head", ids: "model.layers.%d.shared_head.ids",
+		embed: "model.layers.%d.embed_tokens"},
 	ignored: []string{".rotary_emb.inv_freq"},
 }
 
@@ -37,6 +43,10 @@ var ggufNames = names{
 	qNorm: "blk.%d.attn_q_norm", kNorm: "blk.%d.attn_k_norm",
 	ffnNorm: "blk.%d.ffn_norm",
 	gate:    "blk.%d.ffn_gate", up: "blk.%d.ffn_up", down: "blk.%d.ffn_down",
+	layer: "blk.%d.",
+	mtp: mtpNames{enorm: "blk.%d.nextn.enorm", hnorm: "blk.%d.nextn.hnorm", proj: "blk.%d.nextn.eh_proj",
+		norm: "blk.%d.nextn.shared_head_norm", head: "blk.%d.nextn.shared_head_head", ids: "blk.%d.nextn.shared_head_ids",
+		embed: "blk.%d.nextn.embed_tokens"},
 	ropeFreqs: "rope_freqs.weight",
 	ignored:   []string{".rope_freqs.weight", ".attn_rot_embd"},
 }
@@ -47,6 +57,7 @@ type weights struct {
 	c        *checkpoint.Checkpoint
 	b        backend.Backend
 	progress func(uint64)
+	finite   bool // refuse values that are NaN or infinite
 	used     map[string]bool
 	read     uint64 // tensor bytes so far
 	resident uint64 // bytes the backend keeps
@@ -89,43 +100,87 @@ func (w *weights) matrix(name string, required bool, rows, cols int) backend.Mat
 	if !ok {
 		return nil
 	}
+	m := w.place(info, backend.Source{
+		Name: info.Name, DType: info.DType, Rows: rows, Cols: cols,
+		Read: func(dst []byte, row0, n int) error { return w.rows(info, row0, n, dst) },
+	})
+	w.done(info)
+	return m
+}
+
+// place hands a matrix to the backend.
+func (w *weights) place(info checkpoint.Info, src backend.Source) backend.Matrix {
 	if !info.DType.CanDecode() {
 		w.fail("tensor %q is %v, a format that cannot be read; use a file in another one", info.Name, info.DType)
+	}
+	if w.err != nil {
 		return nil
 	}
-	m, err := w.b.NewMatrix(backend.Source{
-		Name: info.Name, DType: info.DType, Rows: rows, Cols: cols,
-		Read: func(dst []byte, row0, n int) error { return w.c.ReadRows(info.Name, row0, n, dst) },
-	})
+	m, err := w.b.NewMatrix(src)
 	if err != nil {
 		w.fail("%w", err)
 		return nil
 	}
 	w.resident += m.Bytes()
-	w.done(info)
 	return m
+}
+
+// rows reads raw rows of a matrix.
+func (w *weights) rows(info checkpoint.Info, row0, n int, dst []byte) error {
+	if err := w.c.ReadRows(info.Name, row0, n, dst); err != nil || !w.finite {
+		return err
+	}
+	values := make([]float32, n*info.Shape.Row())
+	if err := tensor.Decode(info.DType, values, dst); err != nil {
+		return fmt.Errorf("tensor %q: %w", info.Name, err)
+	}
+	return finite(info.Name, values)
+}
+
+// finite refuses values that no weight can have.
+func finite(name string, values []float32) error {
+	for _, v := range values {
+		if v-v != 0 {
+			return fmt.Errorf("tensor %q holds %v: the file is corrupt", name, v)
+		}
+	}
+	return nil
 }
 
 // vector loads a small parameter as float32; empty when it is optional and absent.
 func (w *weights) vector(name string, required bool, n int) (v backend.Vector) {
+	values := w.floats(name, required, n)
+	if values == nil {
+		return v
+	}
+	v, err := w.b.NewVector(values)
+	if err != nil {
+		w.fail("tensor %q: %w", name, err)
+	}
+	w.resident += uint64(n) * 4
+	return v
+}
+
+// floats reads a small tensor; nil when it is optional and absent.
+func (w *weights) floats(name string, required bool, n int) []float32 {
 	info, ok := w.lookup(name, required, n)
 	if !ok {
-		return v
+		return nil
 	}
 	raw, values := make([]byte, info.Bytes), make([]float32, n)
 	err := w.c.Read(name, raw)
 	if err == nil {
 		err = tensor.Decode(info.DType, values, raw)
 	}
-	if err == nil {
-		v, err = w.b.NewVector(values)
+	if err == nil && w.finite {
+		err = finite(name, values)
 	}
 	if err != nil {
 		w.fail("tensor %q: %w", name, err)
+		return nil
 	}
-	w.resident += uint64(n) * 4
 	w.done(info)
-	return v
+	return values
 }
 
 // norm loads NAME.weight as an RMSNorm.
