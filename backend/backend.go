@@ -102,6 +102,20 @@ func (r Rows) First(n int) Rows {
 	return r
 }
 
+// Slice is rows [first, first+n).
+func (r Rows) Slice(first, n int) Rows {
+	if first < 0 || first+n > r.N {
+		panic(fmt.Sprintf("backend: rows [%d, %d) asked of %d", first, first+n, r.N))
+	}
+	r.N = n
+	if r.Host != nil {
+		r.Host = r.Host[first*r.Width : (first+n)*r.Width]
+	} else {
+		r.Device += uintptr(first*r.Width) * 4
+	}
+	return r
+}
+
 // Reshape is the beginning of the same memory as n rows of another width.
 func (r Rows) Reshape(n, width int) Rows {
 	if n*width > r.N*r.Width {

@@ -67,6 +67,7 @@ type Info struct {
 	HeadDim       int
 	MaxContext    int  // positions the model was trained for
 	Window        int  // widest sliding window, 0 = some layer sees everything
+	MaxRows       int  // rows of a step that it was loaded for
 	MTP           bool // holds an MTP layer, see [MTP]
 	CacheLayers   []backend.CacheLayer
 	Params        uint64

@@ -17,6 +17,10 @@ type Config struct {
 	Blocks    int // physical blocks
 	BlockSize int // tokens per block
 	KVDType   tensor.DType
+
+	// For a model with an MTP layer: how many sequences may draft with it at once,
+	// and how far. Drafts get spare blocks behind the pool's. 0: nobody drafts.
+	DraftSeqs, DraftLen int
 }
 
 // ModelRunner executes steps on one model. It is used by one goroutine.
@@ -26,6 +30,7 @@ type ModelRunner struct {
 	cache   backend.Cache
 	in      input
 	share   []LogitShare
+	mtp     *mtp // nil: no MTP layer
 }
 
 // LogitShare says which rows of the output belong to one scheduled sequence:
@@ -44,11 +49,20 @@ func New(m model.Model, b backend.Backend, cfg Config) (*ModelRunner, error) {
 	if cfg.BlockSize < 1 || cfg.Blocks < 1 {
 		return nil, fmt.Errorf("KV pool of %d blocks of %d tokens; both must be at least 1", cfg.Blocks, cfg.BlockSize)
 	}
-	cache, err := b.NewCache(CacheSpec(m.Info(), cfg))
+	spec := CacheSpec(m.Info(), cfg)
+	if m.Info().MTP {
+		spec.Blocks += cfg.spares()
+	}
+	cache, err := b.NewCache(spec)
 	if err != nil {
 		return nil, err
 	}
-	return &ModelRunner{model: m, backend: b, cache: cache, in: input{batch.Input{BlockSize: cfg.BlockSize}}}, nil
+	d, err := newMTP(m, b, cfg)
+	if err != nil {
+		cache.Close()
+		return nil, err
+	}
+	return &ModelRunner{model: m, backend: b, cache: cache, in: input{batch.Input{BlockSize: cfg.BlockSize}}, mtp: d}, nil
 }
 
 // CacheSpec is the pool that New would allocate, to size it beforehand.
@@ -71,7 +85,10 @@ func (r *ModelRunner) Run(step *batch.Step) Output {
 		r.backend.CopyBlocks(r.cache, step.Copies)
 	}
 	r.flatten(step)
-	return Output{Output: r.model.Forward(&r.in.Input, r.cache), Shares: r.share}
+	r.settle()
+	out := Output{Output: r.model.Forward(&r.in.Input, r.cache), Shares: r.share}
+	r.keepLevel(step, out.States)
+	return out
 }
 
 // flatten lays the step out as rows: token, position, slot; a span per sequence.

@@ -90,6 +90,7 @@ type Resources struct {
 	MaxDraft int                 // longest draft that will be asked for
 	MaxSeqs  int                 // sequences that run at once
 	MaxLen   int                 // longest sequence
+	Target   *runner.ModelRunner // of the target model
 	Draft    *runner.ModelRunner // of the draft model; nil when none was named
 	Blocks   int                 // of Draft's KV pool
 	Block    int                 // tokens per block of it

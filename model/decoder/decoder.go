@@ -66,6 +66,7 @@ func Load(c *checkpoint.Checkpoint, b backend.Backend, spec Spec, opt model.Opti
 	}
 	d.inv, d.ropeScale = d.spec.Rope.frequencies()
 	d.info = spec.info(c, step)
+	d.info.MaxRows = opt.MaxRows
 	d.loadMTP(w, n, opt.MTP)
 	d.info.ResidentBytes = w.resident
 	if err := w.finish(n.ignored); err != nil {

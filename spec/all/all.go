@@ -3,5 +3,6 @@ package all
 
 import (
 	_ "sestina/spec/draft"
+	_ "sestina/spec/mtp"
 	_ "sestina/spec/ngram"
 )
