@@ -117,16 +117,16 @@ func generate(b backend.Backend, path string) error {
 		return err
 	}
 	defer c.Close()
-	m, err := model.Load(c, b, model.Options{MaxRows: 4, MaxLogitRows: 1})
+	m, err := model.Load(c, b, model.Options{MaxRows: 4, MaxLogitRows: 1, MTP: c})
 	if err != nil {
 		return err
 	}
-	r, err := runner.New(m, b, runner.Config{Blocks: 3, BlockSize: 4, KVDType: tensor.F16})
+	r, err := runner.New(m, b, runner.Config{Blocks: 3, BlockSize: 4, KVDType: tensor.F16, DraftSeqs: 1, DraftLen: 1})
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	s := &batch.Sequence{Tokens: []int32{0, 0}, BlockTable: []int32{2, 0, 1}}
+	s := &batch.Sequence{Status: batch.Running, Tokens: []int32{0, 0}, BlockTable: []int32{2, 0, 1}}
 	for range 8 {
 		n := len(s.Tokens) - s.NumComputed
 		out := r.Run(&batch.Step{Seqs: []batch.Scheduled{{Seq: s, NumTokens: n}}})
@@ -134,6 +134,11 @@ func generate(b backend.Backend, path string) error {
 		s.Tokens = append(s.Tokens, argmax(out.Logits.Row(0)))
 		if slices.ContainsFunc(out.Logits.Row(0), func(v float32) bool { return v != v }) {
 			return errNaN
+		}
+		if ok, _ := r.CanDraft(s); ok {
+			r.Draft([]runner.DraftRow{{Seq: s, Token: s.Tokens[len(s.Tokens)-1], Pos: len(s.Tokens) - 1, From: -1}})
+		} else if m.Info().MTP {
+			return fmt.Errorf("the MTP layer does not draft")
 		}
 	}
 	return nil
@@ -230,8 +235,8 @@ var optionalKeys = []string{"head_dim", "sliding_window", "max_window_layers", "
 	"partial_rotary_factor", "num_key_value_heads", "rope_theta", "use_sliding_window", "tie_word_embeddings", "attention_bias", "mlp_bias"}
 
 func TestHostileConfigs(t *testing.T) {
-	for _, name := range []string{"llama_plain", "llama3_scaled", "mistral", "qwen2", "qwen3", "smollm3"} {
-		t.Run(name, func(t *testing.T) {
+	for _, name := range []string{"llama_plain", "llama3_scaled", "mistral", "qwen2", "qwen3", "smollm3", "../mtp/llama"} {
+		t.Run(filepath.Base(name), func(t *testing.T) {
 			f, config := newFolder(t, "testdata/hf/"+name)
 			var o outcomes
 			defer func() { t.Logf("%d ran, %d refused", o.ran, o.refused) }()
@@ -337,9 +342,13 @@ func TestHostileGGUFs(t *testing.T) {
 	values := []any{uint32(0), int32(-1), uint32(1), uint32(3), uint32(1000), uint32(math.MaxUint32), uint64(math.MaxUint64), int64(math.MinInt64),
 		uint64(1) << 40, float32(0.5), float32(-1e30), float32(math.NaN()), float32(math.Inf(1)), "x", true,
 		[]uint32{}, []uint32{4, 4, 4}, []int32{-1, 2, 3}, []float32{1}}
-	for _, name := range []string{"llama_plain_q4_0", "llama3_scaled", "qwen3", "smollm3"} {
+	for _, name := range []string{"llama_plain_q4_0", "llama3_scaled", "qwen3", "smollm3", "mtp"} {
 		t.Run(name, func(t *testing.T) {
-			pairs, tensors := ggufParts(t, "testdata/gguf/"+name+".gguf")
+			file := "testdata/gguf/" + name + ".gguf"
+			if name == "mtp" {
+				file = ggufTwin(t, "testdata/mtp/llama", true)
+			}
+			pairs, tensors := ggufParts(t, file)
 			path := filepath.Join(t.TempDir(), "model.gguf")
 			var o outcomes
 			try := func(what string, pairs []checkpoint.KV, tensors []checkpoint.Tensor) {

@@ -359,7 +359,7 @@ func ggufTwin(t *testing.T, dir string, layer bool) string {
 	pairs := []checkpoint.KV{
 		{Key: "general.architecture", Value: "llama"}, {Key: "llama.context_length", Value: uint32(256)}, {Key: "llama.embedding_length", Value: uint32(64)},
 		{Key: "llama.feed_forward_length", Value: uint32(96)}, {Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.attention.head_count_kv", Value: uint32(2)},
-		{Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)}, {Key: "llama.rope.freq_base", Value: float32(10000)}, {Key: "tokenizer.ggml.model", Value: "none"},
+		{Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)}, {Key: "llama.rope.freq_base", Value: float32(10000)}, {Key: "tokenizer.ggml.model", Value: "none"}, {Key: "llama.vocab_size", Value: uint32(160)},
 	}
 	if layer {
 		layers++
