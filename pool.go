@@ -27,14 +27,11 @@ func sizePool(info model.Info, opt *Options) (Pool, error) {
 	p.TokenBytes = runner.CacheSpec(info, runner.Config{BlockSize: p.BlockSize, KVDType: p.DType}).TokenBytes()
 	blockBytes := p.TokenBytes * uint64(p.BlockSize)
 
-	length, seqs := opt.MaxModelLen, opt.MaxNumSeqs
+	length := opt.MaxModelLen
 	if length == 0 {
 		length = info.MaxContext
 	}
-	if seqs == 0 {
-		seqs = engine.DefaultMaxNumSeqs
-	}
-	most := uint64(seqs) * uint64((length+p.BlockSize-1)/p.BlockSize)
+	most := uint64(opt.seqs()) * uint64((length+p.BlockSize-1)/p.BlockSize)
 	budget := opt.KVCacheMemoryBytes
 	if budget == 0 {
 		free, err := sysmem.Available()
@@ -49,6 +46,14 @@ func sizePool(info model.Info, opt *Options) (Pool, error) {
 	}
 	p.Blocks = int(min(blocks, 1<<30))
 	return p, nil
+}
+
+// seqs is how many sequences run at once.
+func (o *Options) seqs() int {
+	if o.MaxNumSeqs == 0 {
+		return engine.DefaultMaxNumSeqs
+	}
+	return o.MaxNumSeqs
 }
 
 // kvDType is the KV cache's element type; auto is f16.

@@ -43,7 +43,7 @@ type Options struct {
 	Threads            int    // 0 = the physical cores that are free to use
 	ISA                string // force a kernel family; "" = the best
 	ActivationDType    string // auto | f32
-	SpeculativeConfig  string // JSON, see speculate.go; "" = n-gram lookup with automatic depth
+	SpeculativeConfig  string // JSON, see speculate.go; "" = n-gram lookup, then the checkpoint's MTP layer, with automatic depth
 	KVCacheDType       string // auto (= f16) | f32 | f16 | bf16 | q8_0 | q4_0
 	KVCacheMemoryBytes uint64 // 0 = a quarter of the free memory, at most what the limits can use
 	ModelProgress      func(done, total uint64)
@@ -133,7 +133,7 @@ func Open(ctx context.Context, name string, opt Options) (*LLM, error) {
 		return nil, err
 	}
 	l.Pool = pool
-	if opt.Speculator, err = l.newSpeculator(ctx, &opt); err != nil {
+	if opt.Speculator, err = l.newSpeculator(ctx, r, &opt); err != nil {
 		r.Close()
 		l.Close()
 		return nil, err
@@ -201,7 +201,7 @@ func load(ctx context.Context, name string, opt *Options) (*LLM, error) {
 	if found.Name == hub.DefaultName { // its card's recommendation, which the GGUF file does not carry
 		l.Defaults.Temperature, l.Defaults.TopP = 0.2, 0.9
 	}
-	if err := l.loadWeights(c, opt); err != nil {
+	if err := l.loadWeights(ctx, c, opt); err != nil {
 		return nil, fmt.Errorf("%s: %w", found.Name, err)
 	}
 	opt.EOG = append(opt.EOG, l.endIDs(c)...)
@@ -209,7 +209,14 @@ func load(ctx context.Context, name string, opt *Options) (*LLM, error) {
 }
 
 // loadWeights opens the backend and reads the model into it.
-func (l *LLM) loadWeights(c *checkpoint.Checkpoint, opt *Options) error {
+func (l *LLM) loadWeights(ctx context.Context, c *checkpoint.Checkpoint, opt *Options) error {
+	from, err := mtpSource(ctx, c, opt)
+	if err != nil {
+		return err
+	}
+	if from != nil && from != c {
+		defer from.Close()
+	}
 	cfg, err := opt.backend()
 	if err != nil {
 		return err
@@ -225,7 +232,7 @@ func (l *LLM) loadWeights(c *checkpoint.Checkpoint, opt *Options) error {
 	if opt.Profile {
 		b = backend.Profile(b)
 	}
-	mo := model.Options{MaxRows: opt.MaxNumBatchedTokens, MaxLogitRows: opt.MaxNumSeqs}
+	mo := model.Options{MaxRows: opt.MaxNumBatchedTokens, MaxLogitRows: opt.MaxNumSeqs, MTP: from}
 	if mo.MaxRows == 0 {
 		mo.MaxRows = engine.DefaultMaxNumBatchedTokens
 	}
@@ -256,7 +263,15 @@ func (l *LLM) newRunner(opt *Options) (*runner.ModelRunner, Pool, error) {
 	if err != nil {
 		return nil, pool, err
 	}
-	r, err := runner.New(l.model, l.backend, runner.Config{Blocks: pool.Blocks, BlockSize: pool.BlockSize, KVDType: pool.DType})
+	cfg := runner.Config{Blocks: pool.Blocks, BlockSize: pool.BlockSize, KVDType: pool.DType}
+	if l.Info.MTP {
+		s, err := opt.speculation()
+		if err != nil {
+			return nil, pool, err
+		}
+		cfg.DraftSeqs, cfg.DraftLen = opt.seqs(), s.Tokens
+	}
+	r, err := runner.New(l.model, l.backend, cfg)
 	if err != nil {
 		return nil, pool, err
 	}

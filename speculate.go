@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"time"
 
+	"sestina/checkpoint"
 	"sestina/engine"
 	"sestina/model"
+	"sestina/runner"
 	"sestina/spec"
 )
 
@@ -16,9 +18,10 @@ import (
 //
 //	{"method": "ngram", "num_speculative_tokens": 8, "depth": "auto", "options": {"prompt_lookup_min": 2}}
 //	{"method": "draft_model", "model": "small.gguf"}
+//	{"method": "mtp", "model": "mtp-folder"}
 type speculation struct {
-	Method  string          `json:"method"`                 // a registered proposer; "" = ngram
-	Model   string          `json:"model"`                  // of a draft model
+	Method  string          `json:"method"`                 // a registered proposer; "" = mtp where the checkpoint holds a layer, else ngram
+	Model   string          `json:"model"`                  // a draft model, or an MTP file
 	Tokens  int             `json:"num_speculative_tokens"` // longest draft; 0 = 8
 	Depth   string          `json:"depth"`                  // auto: as pays, none included; fixed: always that many
 	Options json.RawMessage `json:"options"`                // the method's own
@@ -26,7 +29,7 @@ type speculation struct {
 
 // speculation reads and checks the configuration, without a model.
 func (o *Options) speculation() (speculation, error) {
-	s := speculation{Method: "ngram", Depth: "auto"}
+	s := speculation{Depth: "auto"}
 	if o.SpeculativeConfig != "" {
 		d := json.NewDecoder(bytes.NewReader([]byte(o.SpeculativeConfig)))
 		d.DisallowUnknownFields()
@@ -37,7 +40,7 @@ func (o *Options) speculation() (speculation, error) {
 			return s, fmt.Errorf("--speculative-config and --speculation off contradict each other: leave one out")
 		}
 	}
-	known := false
+	known := s.Method == ""
 	for _, m := range spec.Methods() {
 		known = known || m == s.Method
 	}
@@ -46,8 +49,8 @@ func (o *Options) speculation() (speculation, error) {
 		return s, fmt.Errorf("--speculative-config: method %q is not built; built: %v", s.Method, spec.Methods())
 	case s.Method == draftModel && s.Model == "":
 		return s, fmt.Errorf("--speculative-config: method %q needs a \"model\": an alias, a path or org/repo[:QUANT]", s.Method)
-	case s.Model != "" && s.Method != draftModel:
-		return s, fmt.Errorf("--speculative-config: method %q takes no model", s.Method)
+	case s.Model != "" && s.Method != draftModel && s.Method != mtpLayer:
+		return s, fmt.Errorf("--speculative-config: method %q takes no model; %q and %q do", s.Method, draftModel, mtpLayer)
 	case s.Tokens < 0 || s.Tokens > spec.MaxDraft:
 		return s, fmt.Errorf("--speculative-config: num_speculative_tokens is %d, want 1…%d", s.Tokens, spec.MaxDraft)
 	case s.Depth != "auto" && s.Depth != "fixed":
@@ -59,9 +62,30 @@ func (o *Options) speculation() (speculation, error) {
 	return s, nil
 }
 
-// newSpeculator builds what drafts for the loaded model; nil when it is off. A
-// draft model comes behind n-gram lookup, which costs nothing where it knows.
-func (l *LLM) newSpeculator(ctx context.Context, o *Options) (*spec.Speculator, error) {
+// mtpSource is where the model's MTP layer comes from: its own checkpoint c,
+// which need not hold one, or an MTP file; nil when nobody drafts with it.
+func mtpSource(ctx context.Context, c *checkpoint.Checkpoint, o *Options) (*checkpoint.Checkpoint, error) {
+	if o.Techniques.Speculation == "off" {
+		return nil, nil
+	}
+	s, err := o.speculation()
+	switch {
+	case err != nil:
+		return nil, err
+	case s.Method != "" && s.Method != mtpLayer:
+		return nil, nil
+	case s.Model == "":
+		return c, nil
+	}
+	found, err := Resolve(ctx, s.Model, *o)
+	if err != nil {
+		return nil, fmt.Errorf("MTP file: %w", err)
+	}
+	return checkpoint.Open(found.Path)
+}
+
+// newSpeculator builds what drafts for the loaded model; nil when it is off.
+func (l *LLM) newSpeculator(ctx context.Context, target *runner.ModelRunner, o *Options) (*spec.Speculator, error) {
 	if o.Techniques.Speculation == "off" {
 		return nil, nil
 	}
@@ -69,30 +93,43 @@ func (l *LLM) newSpeculator(ctx context.Context, o *Options) (*spec.Speculator, 
 	if err != nil {
 		return nil, err
 	}
-	res := spec.Resources{Vocab: l.Info.Vocab, MaxDraft: s.Tokens, MaxSeqs: o.MaxNumSeqs, MaxLen: l.Info.MaxContext, Options: s.Options}
-	if res.MaxSeqs == 0 {
-		res.MaxSeqs = engine.DefaultMaxNumSeqs
-	}
-	var chain []spec.Proposer
+	res := spec.Resources{Vocab: l.Info.Vocab, MaxDraft: s.Tokens, MaxSeqs: o.seqs(), MaxLen: l.Info.MaxContext, Target: target}
 	if s.Method == draftModel {
-		lookup, err := spec.Build("ngram", spec.Resources{Vocab: res.Vocab, MaxDraft: res.MaxDraft, MaxSeqs: res.MaxSeqs, MaxLen: res.MaxLen})
-		if err != nil {
-			return nil, err
-		}
 		if err := l.loadDraft(ctx, s.Model, o, &res); err != nil {
 			return nil, fmt.Errorf("draft model: %w", err)
 		}
-		chain = append(chain, lookup)
 	}
-	p, err := spec.Build(s.Method, res)
-	if err != nil {
-		return nil, err
+	var chain []spec.Proposer
+	for i, method := range s.methods(l.Info.MTP) {
+		res.Options = nil
+		if method == s.Method || s.Method == "" && i == 0 {
+			res.Options = s.Options
+		}
+		p, err := spec.Build(method, res)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, p)
 	}
 	cfg := spec.Config{Vocab: l.Info.Vocab, MaxDraft: s.Tokens, Curve: spec.NewCurve(prior(l.Info))}
 	if s.Depth == "fixed" {
 		cfg.Fixed = s.Tokens
 	}
-	return spec.New(cfg, append(chain, p)...), nil
+	return spec.New(cfg, chain...), nil
+}
+
+// methods are what drafts, cheapest first: a draft model and an MTP layer come
+// behind n-gram lookup, which costs nothing where it knows.
+func (s *speculation) methods(mtp bool) []string {
+	switch {
+	case s.Method == "" && mtp:
+		return []string{lookup, mtpLayer}
+	case s.Method == "":
+		return []string{lookup}
+	case s.Method == draftModel || s.Method == mtpLayer:
+		return []string{lookup, s.Method}
+	}
+	return []string{s.Method}
 }
 
 // loadDraft loads a draft model with a KV pool of its own and checks that it
@@ -135,8 +172,12 @@ func (l *LLM) sameVocabulary(d *LLM) error {
 	return nil
 }
 
-// draftModel is the method that needs a second model.
-const draftModel = "draft_model"
+// The methods by name.
+const (
+	lookup     = "ngram"
+	draftModel = "draft_model" // needs a second model
+	mtpLayer   = "mtp"         // may need a file
+)
 
 // prior is what a step should cost before any was measured: two memory-bound
 // cores reading the weights once, 30 GB/s, and 0.6 Tops of int8 arithmetic.

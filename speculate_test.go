@@ -2,6 +2,7 @@ package sestina_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -9,6 +10,7 @@ import (
 
 	"sestina"
 	"sestina/batch"
+	"sestina/internal/datatest"
 )
 
 // TestSpeculationChangesNoToken asks for repetitive and for free text, greedy
@@ -55,6 +57,104 @@ func TestSpeculationChangesNoToken(t *testing.T) {
 	}
 }
 
+// TestMTPChangesNoToken asks a model with an MTP layer in its checkpoint, with
+// the layer and without, under switches that move its K and V about.
+func TestMTPChangesNoToken(t *testing.T) {
+	const model = "model/testdata/mtp/llama"
+	golden := datatest.Safetensors(t, model+"/golden.safetensors")
+	var prompts [][]int32
+	for k := range 4 {
+		ids := golden[fmt.Sprintf("seq%d.input_ids", k)].I32
+		prompts = append(prompts, ids, append(slices.Clone(ids), ids[3:9]...), ids) // the last one finds a prefix
+	}
+	ask := func(name string, o sestina.Options) (out [][]int32, accepted uint64) {
+		llm, err := sestina.Open(context.Background(), model, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer llm.Close()
+		out = make([][]int32, 2*len(prompts))
+		var wg sync.WaitGroup
+		for i := range out {
+			wg.Go(func() {
+				p := greedy()
+				if i%2 == 1 {
+					*p = batch.DefaultSampling()
+					p.Seed, p.IgnoreEOS = uint64(i), true
+				}
+				_, out[i], _ = collect(t, llm.GenerateIDs(context.Background(), prompts[i/2], sestina.GenerateOptions{Sampling: p, MaxTokens: 40}))
+			})
+		}
+		wg.Wait()
+		if s := llm.Engine.Stats().Speculation; s != nil {
+			last := s.Proposers[len(s.Proposers)-1]
+			if last.Name != "mtp" || last.Faults > 0 {
+				t.Errorf("the last proposer is %+v", last)
+			}
+			accepted = last.Accepted
+		}
+		if name == "few blocks" && llm.Engine.Stats().Preemptions == 0 {
+			t.Error("nobody was preempted")
+		}
+		return out, accepted
+	}
+	var off sestina.Options
+	off.Techniques.Speculation = "off"
+	want, _ := ask("off", off)
+	for name, set := range map[string]func(o *sestina.Options){
+		"default": func(o *sestina.Options) { o.SpeculativeConfig = "" },
+		"fixed": func(o *sestina.Options) {
+			o.SpeculativeConfig = `{"method":"mtp","num_speculative_tokens":3,"depth":"fixed"}`
+		},
+		"block 5":        func(o *sestina.Options) { o.BlockSize = 5 },
+		"block 1":        func(o *sestina.Options) { o.BlockSize = 1 },
+		"few blocks":     func(o *sestina.Options) { o.BlockSize, o.KVCacheMemoryBytes = 4, 60<<10 }, // preempts
+		"small steps":    func(o *sestina.Options) { o.MaxNumBatchedTokens = 7 },
+		"contiguous":     func(o *sestina.Options) { o.Techniques.KVLayout = "contiguous" },
+		"no KV cache":    func(o *sestina.Options) { o.Techniques.KVCache = "off" },
+		"full, expanded": func(o *sestina.Options) { o.Techniques.Attention, o.Techniques.GQA = "full", "expanded" },
+		"static":         func(o *sestina.Options) { o.Techniques.Batching = "static" },
+	} {
+		o := sestina.Options{SpeculativeConfig: `{"num_speculative_tokens":3,"depth":"fixed"}`}
+		set(&o)
+		got, accepted := ask(name, o)
+		for i := range got {
+			if !slices.Equal(got[i], want[i]) {
+				t.Errorf("%s, request %d: %v, want %v", name, i, got[i], want[i])
+			}
+		}
+		if accepted == 0 && name != "no KV cache" && name != "default" {
+			t.Errorf("%s: no draft was accepted", name)
+		}
+		t.Logf("%s: %d drafts of the layer accepted", name, accepted)
+	}
+}
+
+// TestMTPDraftsAreAccepted: the golden texts are those that the layer was
+// fitted to. The reference has a third of its drafts accepted there.
+func TestMTPDraftsAreAccepted(t *testing.T) {
+	const model = "model/testdata/mtp/llama"
+	golden := datatest.Safetensors(t, model+"/golden.safetensors")
+	llm, err := sestina.Open(context.Background(), model, sestina.Options{SpeculativeConfig: `{"num_speculative_tokens":3,"depth":"fixed"}`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer llm.Close()
+	for k := range 4 {
+		want := golden[fmt.Sprintf("seq%d.greedy_ids", k)].I32
+		_, got, _ := collect(t, llm.GenerateIDs(context.Background(), golden[fmt.Sprintf("seq%d.input_ids", k)].I32,
+			sestina.GenerateOptions{Sampling: greedy(), MaxTokens: len(want)}))
+		if !slices.Equal(got, want) {
+			t.Errorf("prompt %d: %v, want %v", k, got, want)
+		}
+	}
+	s := llm.Engine.Stats().Speculation.Proposers[1]
+	if s.Drafted < 100 || s.Accepted*4 < s.Drafted {
+		t.Errorf("%d of %d drafts of %s accepted, want a quarter or more", s.Accepted, s.Drafted, s.Name)
+	}
+	t.Logf("%d of %d drafts accepted", s.Accepted, s.Drafted)
+}
+
 func TestSpeculativeConfigMistakesAreNamed(t *testing.T) {
 	for config, want := range map[string]string{
 		`{"method":"oracle"}`:                        `method "oracle" is not built`,
@@ -65,6 +165,10 @@ func TestSpeculativeConfigMistakesAreNamed(t *testing.T) {
 		`{"metod":"ngram"}`:                          "metod",
 		`{"method":"ngram","options":{"minimum":3}}`: "minimum",
 		`{"method":"draft_model","model":"no.gguf"}`: "no.gguf",
+		`{"method":"mtp"}`:                           "holds no MTP layer",
+		`{"method":"mtp","model":"no-folder/."}`:     "no-folder",
+		`{"method":"mtp","model":"` + tiny + `"}`:    "MTP file",
+		`{"model":"x.gguf"}`:                         "takes no model",
 	} {
 		llm, err := sestina.Open(context.Background(), tiny, sestina.Options{SpeculativeConfig: config})
 		if err == nil {
