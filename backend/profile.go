@@ -137,6 +137,12 @@ func (p *Profiled) Attend(dst, qkv Rows, in *batch.Input, kv Cache, op *Attentio
 	p.book(p.part("attention"), begin, qkv.N, 0)
 }
 
+func (p *Profiled) Norm(dst, x Rows, n *Norm) {
+	begin := time.Now()
+	p.Backend.Norm(dst, x, n)
+	p.book(p.part("norm"), begin, x.N, 0)
+}
+
 func (p *Profiled) Gather(dst, src Rows, rows []int32) {
 	begin := time.Now()
 	p.Backend.Gather(dst, src, rows)
