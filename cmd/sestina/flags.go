@@ -43,7 +43,7 @@ func (f *modelFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&t.GQA, "gqa", "grouped", "technique switch: grouped, expanded")
 	fs.StringVar(&t.Batching, "batching", "continuous", "technique switch: continuous, static, none")
 	fs.StringVar(&t.Speculation, "speculation", "auto", "technique switch: auto, off")
-	fs.StringVar(&f.opt.SpeculativeConfig, "speculative-config", "", `JSON: {"method":"ngram|draft_model","model":"…","num_speculative_tokens":8,"depth":"auto|fixed"}`)
+	fs.StringVar(&f.opt.SpeculativeConfig, "speculative-config", "", `JSON: {"method":"ngram|draft_model|mtp","model":"…","num_speculative_tokens":8,"depth":"auto|fixed"}`)
 	onOff(fs, "enable-prefix-caching", &t.PrefixCaching)
 	onOff(fs, "enable-chunked-prefill", &t.ChunkedPrefill)
 }
