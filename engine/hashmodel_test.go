@@ -26,6 +26,7 @@ func (m *hashModel) Info() model.Info {
 type hashCache struct {
 	spec  backend.CacheSpec
 	slots []uint64
+	layer []uint64 // of an MTP layer, see hashMTP
 }
 
 func (c *hashCache) Spec() backend.CacheSpec { return c.spec }
@@ -36,7 +37,7 @@ func (c *hashCache) Close() error            { return nil }
 type hashBackend struct{ backend.Backend }
 
 func (hashBackend) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
-	c := &hashCache{spec: spec, slots: make([]uint64, spec.Blocks*spec.BlockSize)}
+	c := &hashCache{spec: spec, slots: make([]uint64, spec.Blocks*spec.BlockSize), layer: make([]uint64, spec.Blocks*spec.BlockSize)}
 	for i := range c.slots {
 		c.slots[i] = 0xdeadbeef
 	}
@@ -48,6 +49,7 @@ func (hashBackend) CopyBlocks(kv backend.Cache, copies []batch.BlockCopy) {
 	size := c.spec.BlockSize
 	for _, cp := range copies {
 		copy(c.slots[int(cp.Dst)*size:][:size], c.slots[int(cp.Src)*size:][:size])
+		copy(c.layer[int(cp.Dst)*size:][:size], c.layer[int(cp.Src)*size:][:size])
 	}
 }
 
