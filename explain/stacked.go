@@ -14,7 +14,7 @@ func (r *Report) Stack(b *techniques.Report) {
 		return
 	}
 	c := b.Config
-	s.Notes = append(s.Notes, fmt.Sprintf("measured on %s, %s: %d users, prompts of %d tokens, answers of %d", b.Model, b.Machine, c.Users, c.PromptLen, c.OutputLen))
+	s.Notes = append(s.Notes, fmt.Sprintf("measured on %s, %s: %d users, prompts of %d tokens, answers of %d and %d", b.Model, b.Machine, c.Users, c.PromptLen, c.OutputLen, max(c.OutputLen, c.LongLen)))
 	for _, row := range b.Rows {
 		if row.NotBuilt != "" {
 			if row.Group == techniques.Ladder {

@@ -11,8 +11,8 @@ import (
 // Print writes the table.
 func (r *Report) Print(out io.Writer) {
 	c := r.Config
-	fmt.Fprintf(out, "%s · %s\n%d users, prompts of %d tokens (%d shared), answers of %d; up to %d tokens each; %.1f MiB for K and V\n",
-		r.Machine, r.Model, c.Users, c.PromptLen, c.SharedLen, c.OutputLen, c.MaxModelLen, mib(r.KVBytes))
+	fmt.Fprintf(out, "%s · %s\n%d users on %d seats, prompts of %d tokens (%d shared), answers of %d and %d; up to %d tokens each; %.1f MiB for K and V\n",
+		r.Machine, r.Model, c.Users, c.seats(), c.PromptLen, c.SharedLen, c.output(0), c.output(1), c.MaxModelLen, mib(r.KVBytes))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\tUSERS\tTOK/S\tSLOWEST\tGAIN\tTTFT MS\tTPOT MS\tPEAK KV MIB\tUSERS THAT FIT\tANSWERS")
 	for _, row := range r.Rows {

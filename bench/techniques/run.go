@@ -60,7 +60,7 @@ func newSuite(ctx context.Context, name string, opt sestina.Options, cfg Config)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", found.Name, err)
 	}
-	need := cfg.PromptLen + cfg.OutputLen
+	need := cfg.longest()
 	if cfg.MaxModelLen == 0 {
 		cfg.MaxModelLen = min(max(usualContext, need), shape.Context)
 	}
@@ -71,7 +71,7 @@ func newSuite(ctx context.Context, name string, opt sestina.Options, cfg Config)
 	if s.opt.BlockSize == 0 {
 		s.opt.BlockSize = engine.DefaultBlockSize
 	}
-	s.opt.MaxNumSeqs, s.opt.MaxModelLen, s.opt.MaxNumBatchedTokens = cfg.Users, cfg.MaxModelLen, cfg.BatchTokens
+	s.opt.MaxNumSeqs, s.opt.MaxModelLen, s.opt.MaxNumBatchedTokens = cfg.seats(), cfg.MaxModelLen, cfg.BatchTokens
 	if s.opt.KVCacheMemoryBytes, err = memory(shape, s.opt, cfg); err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func newSuite(ctx context.Context, name string, opt sestina.Options, cfg Config)
 	return s, nil
 }
 
-// memory is what K and V of all users take in blocks, and at least one context.
+// memory is what K and V of all seats take in blocks, and at least one context.
 func memory(shape plan.Shape, opt sestina.Options, cfg Config) (uint64, error) {
 	d := tensor.F16
 	if name := opt.KVCacheDType; name != "" && name != "auto" {
@@ -92,7 +92,7 @@ func memory(shape plan.Shape, opt sestina.Options, cfg Config) (uint64, error) {
 	}
 	bytes := uint64(0)
 	for _, r := range []plan.Request{
-		{Users: cfg.Users, Context: cfg.PromptLen + cfg.OutputLen}, {Users: 1, Context: cfg.MaxModelLen},
+		{Users: cfg.seats(), Context: cfg.longest()}, {Users: 1, Context: cfg.MaxModelLen},
 	} {
 		r.KVDType, r.BlockSize = d, opt.BlockSize
 		p, err := plan.Make(shape, r)

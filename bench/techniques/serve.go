@@ -41,7 +41,7 @@ func (s *suite) run(t engine.Techniques, users int) (*result, error) {
 		return nil, err
 	}
 	defer llm.Close()
-	if _, err := serve(s.ctx, llm, [][]int32{{0}}, 2); err != nil { // the first step touches all memory
+	if _, err := serve(s.ctx, llm, [][]int32{{0}}, func(int) int { return 2 }); err != nil { // the first step touches all memory
 		return nil, err
 	}
 	peak.watch(llm)
@@ -66,7 +66,7 @@ func (s *suite) fastest(llm *sestina.LLM, prompts [][]int32) (best *result, err 
 		if runs > 0 {
 			prompts = s.fresh(prompts)
 		}
-		r, err := serve(s.ctx, llm, prompts, s.cfg.OutputLen)
+		r, err := serve(s.ctx, llm, prompts, s.cfg.output)
 		if err != nil {
 			return nil, err
 		}
@@ -115,7 +115,7 @@ func (s *suite) fitting(t engine.Techniques, pool sestina.Pool) (int, error) {
 		return 0, err
 	}
 	const enough = 1 << 16
-	n := s.cfg.PromptLen + s.cfg.OutputLen
+	n := s.cfg.longest()
 	for users := range enough {
 		seq := &batch.Sequence{ID: int64(users + 1), Tokens: s.whole(users), PromptLen: s.cfg.PromptLen, MaxTokens: s.cfg.MaxModelLen - s.cfg.PromptLen}
 		cached, ok := m.Admit(seq, m.Chain(nil, "", seq.Tokens), 0)
@@ -131,21 +131,21 @@ func (s *suite) fitting(t engine.Techniques, pool sestina.Pool) (int, error) {
 // whole is a user's prompt and answer: the workload's prefix, then ids of its own.
 func (s *suite) whole(user int) []int32 {
 	ids := slices.Clone(s.prompts[0][:s.cfg.SharedLen])
-	for i := len(ids); i < s.cfg.PromptLen+s.cfg.OutputLen; i++ {
+	for i := len(ids); i < s.cfg.longest(); i++ {
 		ids = append(ids, int32(user))
 	}
 	return ids
 }
 
 // serve sends all prompts at once and waits for all answers.
-func serve(ctx context.Context, llm *sestina.LLM, prompts [][]int32, output int) (*result, error) {
+func serve(ctx context.Context, llm *sestina.LLM, prompts [][]int32, output func(user int) int) (*result, error) {
 	r := &result{answers: make([][]int32, len(prompts))}
 	timings := make([]engine.Timings, len(prompts))
 	errs := make([]error, len(prompts))
 	var wg sync.WaitGroup
 	begin := time.Now()
 	for i, prompt := range prompts {
-		wg.Go(func() { r.answers[i], timings[i], errs[i] = answer(ctx, llm, prompt, output) })
+		wg.Go(func() { r.answers[i], timings[i], errs[i] = answer(ctx, llm, prompt, output(i)) })
 	}
 	wg.Wait()
 	var ttft, tpot []float64
@@ -155,7 +155,7 @@ func serve(ctx context.Context, llm *sestina.LLM, prompts [][]int32, output int)
 			return nil, errs[i]
 		}
 		ttft = append(ttft, t.TTFT().Seconds()*1e3)
-		tpot = append(tpot, t.Decode().Seconds()*1e3/float64(output-1))
+		tpot = append(tpot, t.Decode().Seconds()*1e3/float64(len(r.answers[i])-1))
 		count += len(r.answers[i])
 		if t.Last.After(end) {
 			end = t.Last

@@ -5,12 +5,13 @@
 //
 // # Workload
 //
-// Users arrive at once. Their prompts begin with the same SharedLen tokens (a
-// system prompt) and go on with their own; each answer ends after OutputLen
-// tokens, but no request says so beforehand: whoever reserves must reserve the
-// whole context, as with clients that name no max_tokens. All rows have the same
-// memory for K and V: what paged attention needs for all users, and at least one
-// whole context.
+// Users arrive at once, more of them than there are Seats. Their prompts begin
+// with the same SharedLen tokens (a system prompt) and go on with their own;
+// answers end after OutputLen and LongLen tokens in turn, so that seats fall free
+// at different times, but no request says so beforehand: whoever reserves must
+// reserve the whole context, as with clients that name no max_tokens. All rows
+// have the same memory for K and V: what paged attention needs for all seats, and
+// at least one whole context.
 //
 // A row without a KV cache, or with one request at a time and no prefix to share,
 // takes SerialUsers users only: its tokens per second do not grow with more, its
@@ -42,7 +43,9 @@ type Config struct {
 	SerialUsers int `json:"serial_users"`           // of them, in rows that would take too long
 	PromptLen   int `json:"prompt_len"`             // tokens
 	SharedLen   int `json:"shared_len"`             // of the prompt, the same for all
-	OutputLen   int `json:"output_len"`             // tokens of each answer
+	OutputLen   int `json:"output_len"`             // tokens of every second answer
+	LongLen     int `json:"long_output_len"`        // tokens of the others; 0 = the same
+	Seats       int `json:"max_num_seqs"`           // sequences in a step; 0 = as many as users
 	MaxModelLen int `json:"max_model_len"`          // what a contiguous layout reserves; 0 = 2,048, or the model's context
 	BatchTokens int `json:"max_num_batched_tokens"` // rows of a step; 0 = auto, which holds prompts back to keep running answers smooth
 	Reps        int `json:"reps"`                   // runs of each row; the fastest counts
@@ -50,7 +53,8 @@ type Config struct {
 
 // Defaults finish in a few minutes with a 135M model on two cores.
 func Defaults() Config {
-	return Config{Users: 32, SerialUsers: 1, PromptLen: 512, SharedLen: 384, OutputLen: 48, BatchTokens: engine.DefaultMaxNumBatchedTokens, Reps: 3}
+	return Config{Users: 32, SerialUsers: 2, Seats: engine.DefaultMaxNumSeqs, PromptLen: 512, SharedLen: 384, OutputLen: 16, LongLen: 64,
+		BatchTokens: engine.DefaultMaxNumBatchedTokens, Reps: 3}
 }
 
 // Check refuses what cannot be measured.
@@ -62,12 +66,35 @@ func (c *Config) Check() error {
 		return fmt.Errorf("--serial-users is %d; it must be 1 to --users %d", c.SerialUsers, c.Users)
 	case c.PromptLen < 1 || c.OutputLen < 2:
 		return fmt.Errorf("--prompt-len %d must be at least 1 and --output-len %d at least 2", c.PromptLen, c.OutputLen)
+	case c.LongLen != 0 && c.LongLen < c.OutputLen:
+		return fmt.Errorf("--long-output-len is %d; it must be at least --output-len %d, or 0 for the same", c.LongLen, c.OutputLen)
+	case c.Seats < 0:
+		return fmt.Errorf("--max-num-seqs is %d; it must be at least 1, or 0 for as many as users", c.Seats)
 	case c.BatchTokens < 0:
 		return fmt.Errorf("--max-num-batched-tokens is %d; it must be at least 1, or 0 for auto", c.BatchTokens)
 	case c.SharedLen < 0 || c.SharedLen > c.PromptLen:
 		return fmt.Errorf("--shared-len is %d; it must be 0 to --prompt-len %d", c.SharedLen, c.PromptLen)
 	}
 	return nil
+}
+
+// output is how many tokens a user's answer has.
+func (c *Config) output(user int) int {
+	if user%2 == 1 && c.LongLen > 0 {
+		return c.LongLen
+	}
+	return c.OutputLen
+}
+
+// longest is the most tokens that a user comes to.
+func (c *Config) longest() int { return c.PromptLen + max(c.OutputLen, c.LongLen) }
+
+// seats is how many sequences are in a step at most.
+func (c *Config) seats() int {
+	if c.Seats == 0 {
+		return c.Users
+	}
+	return min(c.Seats, c.Users)
 }
 
 // A technique is one switch.
