@@ -17,7 +17,7 @@ import (
 // speculation is --speculative-config: which proposer drafts, and how deep.
 //
 //	{"method": "ngram", "num_speculative_tokens": 8, "depth": "auto", "options": {"prompt_lookup_min": 2}}
-//	{"method": "draft_model", "model": "small.gguf"}
+//	{"method": "draft_model", "model": "small.gguf", "rejection_sampling": true}
 //	{"method": "mtp", "model": "mtp-folder"}
 type speculation struct {
 	Method  string          `json:"method"`                 // a registered proposer; "" = mtp where the checkpoint holds a layer, else ngram
@@ -25,6 +25,10 @@ type speculation struct {
 	Tokens  int             `json:"num_speculative_tokens"` // longest draft; 0 = 8
 	Depth   string          `json:"depth"`                  // auto: as pays, none included; fixed: always that many
 	Options json.RawMessage `json:"options"`                // the method's own
+
+	// Drafts are drawn from the draft model's distribution and verified against it:
+	// more are accepted, but seeded output then depends on them.
+	Rejection bool `json:"rejection_sampling"`
 }
 
 // speculation reads and checks the configuration, without a model.
@@ -51,6 +55,8 @@ func (o *Options) speculation() (speculation, error) {
 		return s, fmt.Errorf("--speculative-config: method %q needs a \"model\": an alias, a path or org/repo[:QUANT]", s.Method)
 	case s.Model != "" && s.Method != draftModel && s.Method != mtpLayer:
 		return s, fmt.Errorf("--speculative-config: method %q takes no model; %q and %q do", s.Method, draftModel, mtpLayer)
+	case s.Rejection && s.Method != draftModel:
+		return s, fmt.Errorf("--speculative-config: rejection_sampling needs drafts with a distribution; method %q proposes single tokens", s.Method)
 	case s.Tokens < 0 || s.Tokens > spec.MaxDraft:
 		return s, fmt.Errorf("--speculative-config: num_speculative_tokens is %d, want 1…%d", s.Tokens, spec.MaxDraft)
 	case s.Depth != "auto" && s.Depth != "fixed":
@@ -93,7 +99,7 @@ func (l *LLM) newSpeculator(ctx context.Context, target *runner.ModelRunner, o *
 	if err != nil {
 		return nil, err
 	}
-	res := spec.Resources{Vocab: l.Info.Vocab, MaxDraft: s.Tokens, MaxSeqs: o.seqs(), MaxLen: l.Info.MaxContext, Target: target}
+	res := spec.Resources{Vocab: l.Info.Vocab, MaxDraft: s.Tokens, MaxSeqs: o.seqs(), MaxLen: l.Info.MaxContext, Target: target, Sample: s.Rejection}
 	if s.Method == draftModel {
 		if err := l.loadDraft(ctx, s.Model, o, &res); err != nil {
 			return nil, fmt.Errorf("draft model: %w", err)
@@ -111,7 +117,7 @@ func (l *LLM) newSpeculator(ctx context.Context, target *runner.ModelRunner, o *
 		}
 		chain = append(chain, p)
 	}
-	cfg := spec.Config{Vocab: l.Info.Vocab, MaxDraft: s.Tokens, Curve: spec.NewCurve(prior(l.Info))}
+	cfg := spec.Config{Vocab: l.Info.Vocab, MaxDraft: s.Tokens, RejectionSampling: s.Rejection, Curve: spec.NewCurve(prior(l.Info))}
 	if s.Depth == "fixed" {
 		cfg.Fixed = s.Tokens
 	}

@@ -1,8 +1,12 @@
 package sestina_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -169,6 +173,7 @@ func TestSpeculativeConfigMistakesAreNamed(t *testing.T) {
 		`{"method":"mtp","model":"no-folder/."}`:     "no-folder",
 		`{"method":"mtp","model":"` + tiny + `"}`:    "MTP file",
 		`{"model":"x.gguf"}`:                         "takes no model",
+		`{"rejection_sampling":true}`:                "rejection_sampling needs",
 	} {
 		llm, err := sestina.Open(context.Background(), tiny, sestina.Options{SpeculativeConfig: config})
 		if err == nil {
@@ -177,5 +182,48 @@ func TestSpeculativeConfigMistakesAreNamed(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", config, err, want)
 		}
+	}
+}
+
+// A draft model with another vocabulary is refused at load, by name.
+func TestDraftModelOfAnotherVocabularyIsRefused(t *testing.T) {
+	other := filepath.Join(t.TempDir(), "other.gguf")
+	data, err := os.ReadFile(tiny)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The same file with one special token spelled otherwise.
+	if data = bytes.ReplaceAll(data, []byte("<|im_start|>"), []byte("<|im_begun|>")); !bytes.Contains(data, []byte("<|im_begun|>")) {
+		t.Fatal("the tiny model has no such token")
+	}
+	if err := os.WriteFile(other, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config, _ := json.Marshal(map[string]string{"method": "draft_model", "model": other})
+	llm, err := sestina.Open(context.Background(), tiny, sestina.Options{SpeculativeConfig: string(config)})
+	if err == nil {
+		llm.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "another vocabulary") || !strings.Contains(err.Error(), "other") {
+		t.Errorf("%v", err)
+	}
+}
+
+// With rejection sampling a model that drafts for itself is nearly always right,
+// at any temperature: p = q, but for the target's cache of the same K/V.
+func TestRejectionSamplingOfOneselfAcceptsAll(t *testing.T) {
+	accepted := func(rejection bool) float64 {
+		config, _ := json.Marshal(map[string]any{"method": "draft_model", "model": tiny, "num_speculative_tokens": 4, "depth": "fixed", "rejection_sampling": rejection})
+		llm := openTiny(t, sestina.Options{SpeculativeConfig: string(config)})
+		p := batch.DefaultSampling()
+		p.Seed, p.IgnoreEOS, p.Temperature = 5, true, 1
+		collect(t, llm.Generate(context.Background(), "hello", sestina.GenerateOptions{Sampling: &p, MaxTokens: 200}))
+		s := llm.Engine.Stats().Speculation.Proposers[1]
+		return float64(s.Accepted) / float64(s.Drafted)
+	}
+	drawn, onehot := accepted(true), accepted(false)
+	t.Logf("accepted %.3f of drawn drafts, %.3f of the likeliest tokens", drawn, onehot)
+	if drawn < 0.99 || onehot > 0.9*drawn {
+		t.Errorf("accepted %.3f of drawn drafts, %.3f of the likeliest tokens", drawn, onehot)
 	}
 }

@@ -11,6 +11,7 @@ const (
 	LaneXTC                  // whether XTC acts on this token
 	LaneAccept               // rejection sampling: accept the draft's token?
 	LaneResidual             // rejection sampling: the draw from the residual
+	LaneDraft                // rejection sampling: the draft model's own draw
 )
 
 // Uniform returns a number in [0, 1) with 53 random bits that depends on its

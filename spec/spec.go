@@ -95,6 +95,7 @@ type Resources struct {
 	Blocks   int                 // of Draft's KV pool
 	Block    int                 // tokens per block of it
 	Rows     int                 // rows that a step of Draft may have; MaxSeqs of logits
+	Sample   bool                // drafts are drawn and come with Dists, for rejection sampling
 	Options  json.RawMessage     // the method's own settings; nil for its defaults
 }
 

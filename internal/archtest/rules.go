@@ -35,7 +35,7 @@ var rules = []Rule{
 	{"backend", []string{"tensor", "batch"}, "a machine with kernels: rows and block tables, never a model or a policy"},
 	{"model", []string{"backend", "checkpoint", "tensor", "batch"}, "sees an Input, never a queue, a policy or text"},
 	{"runner", []string{"model", "backend", "tensor", "batch"}, "lays a step out flat; decides nothing"},
-	{"spec", []string{"runner", "sampler", "batch"}, "proposes and verifies ids; who is scheduled is not its business"},
+	{"spec", []string{"kvcache", "runner", "sampler", "batch"}, "proposes and verifies ids, with a draft model's K/V paged like the target's; who is scheduled is not its business"},
 	{"engine", []string{"scheduler", "kvcache", "runner", "spec", "sampler", "batch"}, "ids in, ids out: no text, no HTTP, no files"},
 
 	{"", []string{"engine", "tokenizer", "chat", "grammar", "model", "checkpoint", "hub", "batch", "runner", "backend", "spec",
