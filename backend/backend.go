@@ -177,6 +177,15 @@ type CacheSpec struct {
 	Blocks    int // physical blocks
 	BlockSize int // tokens per block, ≥ 1
 	DType     tensor.DType
+	DTypes    []tensor.DType // of each layer; nil: DType in every layer
+}
+
+// LayerDType is the format of layer i.
+func (s CacheSpec) LayerDType(i int) tensor.DType {
+	if s.DTypes != nil {
+		return s.DTypes[i]
+	}
+	return s.DType
 }
 
 // CacheLayer is what one layer keeps per token: K and V of KVHeads × HeadDim each.
@@ -187,15 +196,24 @@ type Cache interface {
 	Spec() CacheSpec
 	Bytes() uint64
 	Close() error
+
+	// A block can leave the pool and come back, to this pool or to another of the
+	// same spec and layout: its bytes over all layers, BlockBytes of them. No step
+	// in flight may use the block.
+	BlockBytes() int
+	ReadBlock(dst []byte, block int32)
+	WriteBlock(block int32, src []byte)
+	Layout() string // names how the bytes of a block are arranged, with a version
 }
 
 // TokenBytes is the K and V bytes of one token over all layers, before padding.
 func (s CacheSpec) TokenBytes() uint64 {
 	var n uint64
-	for _, l := range s.Layers {
-		n += 2 * uint64(l.KVHeads) * uint64(l.HeadDim)
+	for i, l := range s.Layers {
+		d := s.LayerDType(i)
+		n += 2 * uint64(l.KVHeads) * uint64(l.HeadDim) * uint64(d.BlockBytes()) / uint64(d.BlockSize())
 	}
-	return n * uint64(s.DType.BlockBytes()) / uint64(s.DType.BlockSize())
+	return n
 }
 
 // ActivationDType chooses the arithmetic of Linear on integer weight formats.

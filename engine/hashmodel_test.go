@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/binary"
 	"time"
 
 	"sestina/backend"
@@ -95,4 +96,19 @@ func (m *hashModel) Forward(in *batch.Input, kv backend.Cache) model.Output {
 
 func newHashRunner(blocks, blockSize int, delay func(rows int) time.Duration) (*runner.ModelRunner, error) {
 	return runner.New(&hashModel{delay: delay}, hashBackend{}, runner.Config{Blocks: blocks, BlockSize: blockSize})
+}
+
+func (c *hashCache) Layout() string  { return "hash 1" }
+func (c *hashCache) BlockBytes() int { return 8 * c.spec.BlockSize }
+
+func (c *hashCache) ReadBlock(dst []byte, block int32) {
+	for i, v := range c.slots[int(block)*c.spec.BlockSize:][:c.spec.BlockSize] {
+		binary.LittleEndian.PutUint64(dst[8*i:], v)
+	}
+}
+
+func (c *hashCache) WriteBlock(block int32, src []byte) {
+	for i := range c.spec.BlockSize {
+		c.slots[int(block)*c.spec.BlockSize+i] = binary.LittleEndian.Uint64(src[8*i:])
+	}
 }

@@ -269,7 +269,7 @@ func (l *layer) newPool(rng *rand.Rand) (*paged, error) {
 	}
 	cache, err := l.b.NewCache(backend.CacheSpec{
 		Layers: []backend.CacheLayer{{KVHeads: 1, HeadDim: 32}, {KVHeads: l.c.kvHeads, HeadDim: l.c.dim}},
-		Blocks: blocks, BlockSize: l.c.block, DType: l.c.kv})
+		Blocks: blocks, BlockSize: l.c.block, DTypes: []tensor.DType{tensor.F32, l.c.kv}})
 	if err != nil {
 		return nil, err
 	}

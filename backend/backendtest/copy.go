@@ -8,14 +8,15 @@ import (
 	"sestina/batch"
 )
 
-// copyChecks: a sequence whose blocks were copied in every layer continues as
-// its original does.
+// copyChecks: a sequence whose blocks were copied in every layer, or left the
+// pool and came back to other places of it, continues as its original does.
 func copyChecks() []check {
 	var out []check
 	for _, kv := range kvFormats {
 		for _, block := range blockSizes {
 			c := attendCase{seed: 9, block: block, kv: kv, heads: 2, kvHeads: 1, dim: fit(kv, 16), lens: []int{41}}
-			out = append(out, check{"copy", c.String(), backend.ActivationsAuto, c.runCopied})
+			out = append(out, check{"copy", c.String(), backend.ActivationsAuto, c.runCopied},
+				check{"spill", c.String(), backend.ActivationsAuto, c.runSpilled})
 		}
 	}
 	return out
@@ -59,6 +60,43 @@ func (c *attendCase) runCopied(b backend.Backend) (int, error) {
 		}
 	}
 	return 2 * layers * c.lens[0] * l.out, nil
+}
+
+// runSpilled takes the blocks out of the pool, spoils it, and brings them back.
+func (c *attendCase) runSpilled(b backend.Backend) (int, error) {
+	l, err := c.layer(b)
+	if err != nil {
+		return 0, err
+	}
+	p, layers, err := c.twoLayers(l)
+	if err != nil {
+		return 0, err
+	}
+	defer p.cache.Close()
+	want := c.want()
+	for i := range layers {
+		if err := l.compute(p, i, 0, copied, want); err != nil {
+			return 0, fmt.Errorf("before the spill: %w", err)
+		}
+	}
+	size, n := p.cache.BlockBytes(), len(p.tables[0])
+	spilled := make([]byte, n*size)
+	for i, id := range p.tables[0] {
+		p.cache.ReadBlock(spilled[i*size:][:size], id)
+	}
+	for l.op.Layer = range layers {
+		l.poison(p, 2*n)
+	}
+	for i := range p.tables[0] {
+		p.tables[0][i] += int32(n)
+		p.cache.WriteBlock(p.tables[0][i], spilled[i*size:][:size])
+	}
+	for i := range layers {
+		if err := l.compute(p, i, copied, c.lens[0], want); err != nil {
+			return 0, fmt.Errorf("layer %d after the spill: %w", i, err)
+		}
+	}
+	return layers * c.lens[0] * l.out, nil
 }
 
 // twoLayers is a pool of two equal layers and twice the blocks.

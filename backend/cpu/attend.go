@@ -32,7 +32,7 @@ func (b *Backend) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
 	sizes := make([]uint64, len(spec.Layers))
 	made := map[attention.Layout]*attention.Kernel{}
 	for i, l := range spec.Layers {
-		layout := attention.Layout{KVHeads: l.KVHeads, HeadDim: l.HeadDim, BlockSize: spec.BlockSize, DType: spec.DType}
+		layout := attention.Layout{KVHeads: l.KVHeads, HeadDim: l.HeadDim, BlockSize: spec.BlockSize, DType: spec.LayerDType(i)}
 		if made[layout] == nil {
 			if made[layout], err = attention.New(layout); err != nil {
 				return nil, err
@@ -58,6 +58,35 @@ func (b *Backend) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
 		rest = rest[sizes[i]:]
 	}
 	return c, nil
+}
+
+// Layout is the arrangement that package attention describes; its version goes
+// up when the bytes of the same K and V become others.
+func (c *cache) Layout() string { return "cpu 1" }
+
+func (c *cache) BlockBytes() (n int) {
+	for _, k := range c.kernels {
+		n += k.BlockBytes()
+	}
+	return n
+}
+
+// ReadBlock copies a block's bytes out, layer after layer.
+func (c *cache) ReadBlock(dst []byte, block int32) {
+	for layer, pool := range c.pools {
+		n := c.kernels[layer].BlockBytes()
+		copy(dst[:n], pool[int(block)*n:][:n])
+		dst = dst[n:]
+	}
+}
+
+// WriteBlock undoes ReadBlock.
+func (c *cache) WriteBlock(block int32, src []byte) {
+	for layer, pool := range c.pools {
+		n := c.kernels[layer].BlockBytes()
+		copy(pool[int(block)*n:][:n], src[:n])
+		src = src[n:]
+	}
 }
 
 // CopyBlocks copies whole blocks of every layer.

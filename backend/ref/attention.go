@@ -90,11 +90,11 @@ func storeRounded(dst, src []float32, d tensor.DType) {
 // store rounds or quantises one head's K (which = 0) or V (1) of one slot.
 func (c *cache) store(layer, slot, which, head int, x []float32) {
 	e := c.head(layer, slot, which, head)
-	if c.quantised() {
-		e.quantise(x, c.spec.DType)
+	if c.quantised(layer) {
+		e.quantise(x, c.spec.LayerDType(layer))
 		return
 	}
-	storeRounded(e.values, x, c.spec.DType)
+	storeRounded(e.values, x, c.spec.LayerDType(layer))
 }
 
 // keys reads one head's K and V of one sequence through its block table.
@@ -123,7 +123,7 @@ type state struct {
 // Flash-Decoding), in the contract's order.
 func flash(q []float32, k keys, lo, pos int) []float32 {
 	score := dotFloats(q)
-	if k.c.quantised() {
+	if k.c.quantised(k.layer) {
 		score = dotCodes(quantiseQuery(q))
 	}
 	var parts []state

@@ -14,6 +14,7 @@ import (
 
 	"sestina/backend"
 	"sestina/batch"
+	"sestina/internal/arena"
 	"sestina/internal/f32"
 	"sestina/tensor"
 )
@@ -186,7 +187,9 @@ type cache struct {
 	scales [][]float32
 }
 
-func (c *cache) quantised() bool { return c.spec.DType == tensor.Q8_0 || c.spec.DType == tensor.Q4_0 }
+func (c *cache) quantised(layer int) bool { return isQuantised(c.spec.LayerDType(layer)) }
+
+func isQuantised(d tensor.DType) bool { return d == tensor.Q8_0 || d == tensor.Q4_0 }
 
 func (c *cache) Spec() backend.CacheSpec { return c.spec }
 func (c *cache) Bytes() uint64 {
@@ -195,20 +198,22 @@ func (c *cache) Bytes() uint64 {
 func (c *cache) Close() error { return nil }
 
 func (b *Backend) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
-	switch spec.DType {
-	case tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0:
-	default:
-		return nil, fmt.Errorf("KV cache dtype %v is not built: use f32, f16, bf16, q8_0 or q4_0", spec.DType)
-	}
 	c := &cache{spec: spec}
-	for _, l := range spec.Layers {
+	for i, l := range spec.Layers {
+		d := spec.LayerDType(i)
+		switch d {
+		case tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0:
+		default:
+			return nil, fmt.Errorf("KV cache dtype %v is not built: use f32, f16, bf16, q8_0 or q4_0", d)
+		}
 		n := spec.Blocks * spec.BlockSize * 2 * l.KVHeads * l.HeadDim
 		c.kv = append(c.kv, make([]float32, n))
-		if !c.quantised() {
+		if !isQuantised(d) {
+			c.scales = append(c.scales, nil)
 			continue
 		}
 		if l.HeadDim%32 != 0 {
-			return nil, fmt.Errorf("KV cache dtype %v needs a head dimension that is a multiple of 32, and this model's is %d: use f16, bf16 or f32", spec.DType, l.HeadDim)
+			return nil, fmt.Errorf("KV cache dtype %v needs a head dimension that is a multiple of 32, and this model's is %d: use f16, bf16 or f32", d, l.HeadDim)
 		}
 		c.scales = append(c.scales, make([]float32, n/32))
 	}
@@ -220,22 +225,55 @@ func (c *cache) head(layer, slot, which, head int) entry {
 	l := c.spec.Layers[layer]
 	at := ((slot*2+which)*l.KVHeads + head) * l.HeadDim
 	e := entry{values: c.kv[layer][at:][:l.HeadDim]}
-	if c.quantised() {
+	if c.quantised(layer) {
 		e.scales = c.scales[layer][at/32:][:l.HeadDim/32]
 	}
 	return e
 }
 
+// block is what one block holds in each layer, values then scales.
+func (c *cache) block(id int32) (parts [][]float32) {
+	for layer, l := range c.spec.Layers {
+		n := c.spec.BlockSize * 2 * l.KVHeads * l.HeadDim
+		parts = append(parts, c.kv[layer][int(id)*n:][:n])
+		if c.quantised(layer) {
+			parts = append(parts, c.scales[layer][int(id)*n/32:][:n/32])
+		}
+	}
+	return parts
+}
+
 // CopyBlocks copies blocks in every layer.
 func (b *Backend) CopyBlocks(kv backend.Cache, copies []batch.BlockCopy) {
 	c := kv.(*cache)
-	for layer, l := range c.spec.Layers {
-		n := c.spec.BlockSize * 2 * l.KVHeads * l.HeadDim
-		for _, cp := range copies {
-			copy(c.kv[layer][int(cp.Dst)*n:][:n], c.kv[layer][int(cp.Src)*n:])
-			if c.quantised() {
-				copy(c.scales[layer][int(cp.Dst)*n/32:][:n/32], c.scales[layer][int(cp.Src)*n/32:])
-			}
+	for _, cp := range copies {
+		src := c.block(cp.Src)
+		for i, dst := range c.block(cp.Dst) {
+			copy(dst, src[i])
 		}
+	}
+}
+
+// Layout: values as they are kept here, each a float32.
+func (c *cache) Layout() string { return "ref 1" }
+
+func (c *cache) BlockBytes() (n int) {
+	for _, part := range c.block(0) {
+		n += 4 * len(part)
+	}
+	return n
+}
+
+// ReadBlock copies a block's bytes out, layer after layer.
+func (c *cache) ReadBlock(dst []byte, block int32) {
+	for _, part := range c.block(block) {
+		dst = dst[copy(dst, arena.AsBytes(part)):]
+	}
+}
+
+// WriteBlock undoes ReadBlock.
+func (c *cache) WriteBlock(block int32, src []byte) {
+	for _, part := range c.block(block) {
+		src = src[copy(arena.AsBytes(part), src):]
 	}
 }

@@ -61,7 +61,7 @@ func TestFlashEqualsTextbookSoftmax(t *testing.T) {
 				}
 				q := normals(rng, dim)
 				exact := q // what the scores see
-				if k.c.quantised() {
+				if k.c.quantised(k.layer) {
 					exact = make([]float32, dim)
 					for i, e := 0, quantiseQuery(q); i < dim; i++ {
 						exact[i] = float32(e.at(i))
