@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"time"
+
+	"sestina/internal/filelock"
 )
 
 // open returns the handle below which every path of the store is opened. create makes the folder when it is missing;
@@ -60,7 +62,7 @@ func (s *Store) lock(ctx context.Context, key string, shared, wait bool) (unlock
 		return nil, fmt.Errorf("hub: %w", err)
 	}
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		ok, err := tryLock(f, shared)
+		ok, err := filelock.Try(f, shared)
 		switch {
 		case err != nil:
 			f.Close()

@@ -10,29 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tryLock takes an advisory lock on f without waiting; false when another open file holds it. The kernel drops the lock
-// when the process dies, however it dies.
-func tryLock(f *os.File, shared bool) (bool, error) {
-	how := unix.LOCK_EX | unix.LOCK_NB
-	if shared {
-		how = unix.LOCK_SH | unix.LOCK_NB
-	}
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return false, err
-	}
-	var lockErr error
-	err = conn.Control(func(fd uintptr) {
-		for lockErr = unix.EINTR; lockErr == unix.EINTR; {
-			lockErr = unix.Flock(int(fd), how)
-		}
-	})
-	if lockErr == unix.EWOULDBLOCK {
-		return false, err
-	}
-	return lockErr == nil && err == nil, errors.Join(err, lockErr)
-}
-
 func freeSpace(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
