@@ -14,6 +14,7 @@ type Stats struct {
 
 	QueryTokens uint64 // tokens looked up in the prefix cache by first admissions
 	HitTokens   uint64 // of these, found
+	TierTokens  uint64 // brought back from the tier, also for recomputed sequences
 	Evictions   uint64 // cached blocks given to someone else
 	Copies      uint64 // copy-on-write
 	Pruned      uint64 // blocks let go because they fell behind the window

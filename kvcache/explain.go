@@ -6,8 +6,8 @@ import (
 	"sestina/batch"
 )
 
-// Explain looks the tokens of seq up as [BlockManager.Admit] would now and says
-// why the match ends. It costs a few microseconds. StopSalt is for operators:
+// Explain looks the tokens of seq up in the pool as [BlockManager.Admit] would now,
+// not in the tier, and says why the match ends. It costs a few microseconds. StopSalt is for operators:
 // see [batch.MatchStop.Public].
 func (m *BlockManager) Explain(seq *batch.Sequence) batch.PrefixMatch {
 	chain := m.Chain(nil, seq.Salt, seq.Tokens)

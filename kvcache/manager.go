@@ -43,8 +43,8 @@
 // on map order, time or chance, so a trace replays exactly.
 //
 // What else there is: window.go lets go of blocks that no layer can see any more,
-// contiguous.go is the layout before paging, explain.go says why a prefix match
-// ended.
+// tier.go saves what is evicted and brings it back, contiguous.go is the layout
+// before paging, explain.go says why a prefix match ended.
 //
 // Tests: scheduler/sim drives this package with random traces (invariants I1 to
 // I4, I10, I11, I14) and proves with mutants that each rule above is watched.
@@ -63,6 +63,7 @@ type Config struct {
 	BlockSize     int // token positions per block, ≥ 1; 0 = 16
 	PrefixCaching bool
 	Contiguous    bool // one run of blocks per sequence, as long as it may ever get: see contiguous.go
+	Tier          Tier // where evicted blocks go and come back from: see tier.go; nil = nowhere
 	Window        int  // widest sliding window when every layer has one: see window.go; 0 = some layer sees everything
 
 	// What K and V depend on besides the tokens and the tenant's salt.
@@ -105,6 +106,9 @@ func New(cfg Config) (*BlockManager, error) {
 	if cfg.Window < 0 {
 		return nil, fmt.Errorf("kvcache: a window of %d tokens; it must be at least 1, or 0 for none", cfg.Window)
 	}
+	if cfg.Tier != nil && !cfg.PrefixCaching {
+		return nil, errors.New("kvcache: a tier is found by prefix hashes; it needs prefix caching")
+	}
 	m := &BlockManager{cfg: cfg, blocks: make([]block, cfg.NumBlocks)}
 	if cfg.PrefixCaching {
 		m.tokens = make([]int32, cfg.NumBlocks*cfg.BlockSize)
@@ -140,8 +144,8 @@ func (m *BlockManager) BlocksFor(n int) int { return (n + m.cfg.BlockSize - 1) /
 func (m *BlockManager) Available() int { return m.reusable.len }
 
 // Admit gives seq, which owns nothing, blocks for all of its committed tokens
-// or for none of them: whole blocks from the prefix cache as far as chain (see
-// [BlockManager.Chain]) matches, new ones for the rest. It leaves at least
+// or for none of them: whole blocks from the prefix cache and the tier below it as
+// far as chain (see [BlockManager.Chain]) matches, new ones for the rest. It leaves at least
 // reserve blocks available. It returns how many leading tokens are cached, and
 // false, with nothing changed, when the pool is too full. The first time it
 // writes down in seq.Match why the match went no further.
@@ -158,12 +162,8 @@ func (m *BlockManager) Admit(seq *batch.Sequence, chain []Hash, reserve int) (ca
 	if need+fromPool+reserve > m.Available() {
 		return 0, false
 	}
-	cached = hits * m.cfg.BlockSize
-	if seq.Preemptions == 0 { // a recomputed sequence finding its own blocks is no hit
-		if m.cfg.PrefixCaching {
-			m.stats.QueryTokens += uint64(len(seq.Tokens))
-			m.stats.HitTokens += uint64(cached)
-		}
+	first := seq.Preemptions == 0 // a recomputed sequence finding its own blocks is no hit
+	if first {
 		seq.Match = m.explain(seq, chain, hits) // before anything is evicted for it
 	}
 	for _, id := range table {
@@ -171,7 +171,16 @@ func (m *BlockManager) Admit(seq *batch.Sequence, chain []Hash, reserve int) (ca
 			m.ref(id)
 		}
 	}
-	for range need {
+	table = m.recall(table, chain, seq)
+	if first && len(table) > hits {
+		seq.Match = m.explain(seq, chain, len(table))
+	}
+	cached = len(table) * m.cfg.BlockSize
+	if first && m.cfg.PrefixCaching {
+		m.stats.QueryTokens += uint64(len(seq.Tokens))
+		m.stats.HitTokens += uint64(cached)
+	}
+	for len(table) < m.BlocksFor(len(seq.Tokens)) {
 		table = append(table, m.take())
 	}
 	seq.BlockTable = table

@@ -148,8 +148,9 @@ func (m *BlockManager) publish(id int32, parent Hash, ids []int32, opening bool)
 	}
 }
 
-// evict forgets the contents of a block.
+// evict forgets the contents of a block; the tier may keep them.
 func (m *BlockManager) evict(id int32) {
+	m.save(id)
 	m.unindex(id)
 	m.stats.Evictions++
 	m.whys.haunt(m.blocks[id].hash)

@@ -316,6 +316,38 @@ var mutants = []mutant{
 		`if t.alive--; t.alive == 0 {`, `if t.alive--; t.alive == 0 && !mutant("M65") {`},
 	{"M66", "without a cache the next token's block is not asked for", "class: a path that never grew", "scheduler/schedule.go",
 		`(!whole || p.grow(i))`, `(!whole || mutant("M66") || p.grow(i))`},
+	{"M67", "a load that failed counts as a hit", "class: a corrupt record is served", "kvcache/tier.go",
+		`if !m.cfg.Tier.Load(id, chain[i], ids) {`, `if !m.cfg.Tier.Load(id, chain[i], ids) && !mutant("M67") {`},
+	{"M68", "a block is saved under its parent's hash", "class: off by one in the tier", "kvcache/tier.go",
+		`m.cfg.Tier.Save(id, m.blocks[id].hash, m.ids(id))`, `key := m.blocks[id].hash
+		if mutant("M68") {
+			key = m.blocks[id].parent
+		}
+		m.cfg.Tier.Save(id, key, m.ids(id))`},
+	{"M69", "a failed load keeps its block for ever", "class: a hold without an owner (vllm 46283)", "kvcache/tier.go",
+		`m.unref(id, 0) // to`, `if mutant("M69") {
+			return none
+		}
+		m.unref(id, 0) // to`},
+	{"M70", "blocks brought back from behind the window are kept", "class: leak of the windowed", "kvcache/tier.go",
+		`if table[i] != none {`, `if table[i] != none && !mutant("M70") {`},
+	{"M71", "a block is saved after it has been given away", "vllm 32255 (the first load is corrupt)", "kvcache/prefix.go",
+		`func (m *BlockManager) evict(id int32) {
+	m.save(id)`, `var late struct {
+	id  int32
+	key Hash
+	ids []int32
+}
+
+func (m *BlockManager) evict(id int32) {
+	if mutant("M71") && m.cfg.Tier != nil {
+		if late.ids != nil {
+			m.cfg.Tier.Save(late.id, late.key, late.ids)
+		}
+		late.id, late.key, late.ids = id, m.blocks[id].hash, slices.Clone(m.ids(id))
+	} else {
+		m.save(id)
+	}`},
 }
 
 // hook is the file that an overlay adds to both packages.

@@ -17,7 +17,8 @@
 // poisoned or misplaced slot changes every later token. The oracle computes the
 // same function straight from the prompt. Several steps may be in flight; their
 // copies, reads and writes land in a random order, which is what exposes early
-// reuse. Blocks that become free are poisoned.
+// reuse. Blocks that become free are poisoned. Below the pool there may be a tier,
+// which keeps the slots of evicted blocks, forgets some and fails to load others.
 //
 // A [Trace] is a configuration and a list of operations: arrivals (lengths at
 // block edges, shared prefixes that part there, n choices, drafts that are right
@@ -79,6 +80,7 @@ type Report struct {
 	Drafts, Accepted, Refused, Expired, NeverFits uint64
 	AbortsInFlight, Overlapped                    uint64
 	Pruned, Fragmented, Turns, Recomputed         uint64
+	TierTokens, TierFaults                        uint64
 	Stops                                         [batch.StopDisabled + 1]uint64 // first admissions by the end of their prefix match
 	PlanHash                                      uint64
 }
@@ -107,6 +109,8 @@ func (r *Report) Add(o Report) {
 	r.Fragmented += o.Fragmented
 	r.Turns += o.Turns
 	r.Recomputed += o.Recomputed
+	r.TierTokens += o.TierTokens
+	r.TierFaults += o.TierFaults
 	for i, n := range o.Stops {
 		r.Stops[i] += n
 	}
@@ -119,6 +123,7 @@ type world struct {
 	pool   *kvcache.BlockManager
 	sched  *scheduler.Scheduler
 	device device
+	tier   tier
 	now    time.Duration
 	nextID int64
 	live   []*stream // unfinished, ascending by id
@@ -173,7 +178,7 @@ func broken(invariant, format string, args ...any) {
 func (w *world) start() {
 	c := w.trace.Config
 	pool, err := kvcache.New(kvcache.Config{NumBlocks: c.NumBlocks, BlockSize: c.BlockSize, PrefixCaching: c.PrefixCaching,
-		Contiguous: c.Contiguous, Window: c.Window, Model: "sim"})
+		Contiguous: c.Contiguous, Window: c.Window, Tier: w.tier.over(&w.device, c), Model: "sim"})
 	if err != nil {
 		broken("config", "%v", err)
 	}
@@ -478,4 +483,5 @@ func (w *world) finish() {
 	w.report.Preemptions = st.Preemptions
 	w.report.CachedTokens, w.report.Copies, w.report.Evictions = pool.HitTokens, pool.Copies, pool.Evictions
 	w.report.Pruned, w.report.Fragmented = pool.Pruned, st.Fragmented
+	w.report.TierTokens, w.report.TierFaults = pool.TierTokens, w.tier.faults
 }

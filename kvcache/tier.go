@@ -1,0 +1,109 @@
+package kvcache
+
+import "sestina/batch"
+
+// Tiers. A cached block that is evicted need not be computed again: its contents
+// may wait in a tier below the pool (host memory, disk) under the hash that names
+// them, and come back when a prompt's chain asks for them.
+//
+// # Who decides what
+//
+// The block manager decides which block is saved (the one it evicts, at that
+// moment) and which is loaded (the next of a chain that the pool has no more of,
+// at admission). The tier decides what it keeps, and moves the bytes. Both
+// directions are calls that have happened when they return, because neither can
+// meet a step in flight: a block that is evicted or filled has been reusable, so
+// every step that may touch it has completed, and no step that was handed out
+// names it. So nothing has to be remembered until a step, and a load that fails
+// is a miss like any other: the tokens are computed.
+//
+// # What a hit is
+//
+// A hash stands for all that K and V depend on, the tenant's salt included, so
+// isolation holds across tiers as it does in the pool. What a tier hands back for
+// a hash and its ids must be, to the bit, what was saved for them; the block is
+// published at once and shared like any other. A tier that outlives the process
+// needs a root that does too: Config.Model is then a digest of the model's contents.
+//
+// With a window a match is continued from what the pool has; the blocks behind
+// the window are brought back with the others and let go at once.
+//
+// Tests: the simulator's tier holds slots, forgets and fails as it likes; mutants
+// M67 to M71.
+
+// A Tier keeps what the pool has no room for. It is called by the step goroutine.
+type Tier interface {
+	// Save offers a block's contents, which are about to be overwritten. The tier
+	// has copied them when it returns, or does without.
+	Save(block int32, key [32]byte, ids []int32)
+	// Load fills a block with the contents saved under key for these ids, or says
+	// that it cannot; what the block holds is then of no worth.
+	Load(block int32, key [32]byte, ids []int32) bool
+}
+
+// recall continues table, the blocks of a prefix of chain, with what the tier has.
+// The pool has room for all blocks that the sequence still needs.
+func (m *BlockManager) recall(table []int32, chain []Hash, seq *batch.Sequence) []int32 {
+	if m.cfg.Tier == nil {
+		return table
+	}
+	for i := len(table); i < len(chain); i++ {
+		ids := m.blockIDs(seq.Tokens, i)
+		id := m.lookup(chain[i], ids) // of a chain with a hole the pool may have the end
+		if id != none {
+			m.ref(id)
+		} else if id = m.load(seq.Salt, chain, i, ids); id == none {
+			break
+		}
+		table = append(table, id)
+	}
+	for i := range m.firstVisible(len(table) * m.cfg.BlockSize) {
+		if table[i] != none {
+			m.unref(table[i], 0)
+			table[i] = none
+		}
+	}
+	return table
+}
+
+// load brings block i of chain back into the pool, with one reference, or returns −1.
+func (m *BlockManager) load(salt string, chain []Hash, i int, ids []int32) int32 {
+	id := m.take()
+	if !m.cfg.Tier.Load(id, chain[i], ids) {
+		m.unref(id, 0) // to be taken again at once
+		return none
+	}
+	parent := Hash{}
+	if i == 0 {
+		parent = m.root(salt)
+	} else {
+		parent = chain[i-1]
+	}
+	m.publish(id, parent, ids, i == 0)
+	m.stats.TierTokens += uint64(m.cfg.BlockSize)
+	return id
+}
+
+// save offers the contents of a cached block to the tier.
+func (m *BlockManager) save(id int32) {
+	if m.cfg.Tier != nil {
+		m.cfg.Tier.Save(id, m.blocks[id].hash, m.ids(id))
+	}
+}
+
+// Spill offers all that is cached and not in use to the tier, in the order in
+// which it would be evicted: before the pool's memory goes.
+func (m *BlockManager) Spill() {
+	for id := m.reusable.head; id != none; id = m.blocks[id].next {
+		if m.blocks[id].indexed {
+			m.save(id)
+		}
+	}
+}
+
+// Chain is what [BlockManager.Chain] of a manager so configured appends. It needs
+// no manager, so any goroutine may look ahead.
+func Chain(cfg Config, salt string, tokens []int32) []Hash {
+	m := BlockManager{cfg: cfg}
+	return m.Chain(nil, salt, tokens)
+}
