@@ -55,6 +55,7 @@ type Engine struct {
 	// The step goroutine's.
 	sched    *scheduler.Scheduler
 	blocks   *kvcache.BlockManager
+	tap      tap
 	live     map[int64]*stream // unfinished sequences by id
 	unseen   []*Handle         // not scheduled yet, by arrival
 	result   []batch.Result    // of the step, reused
@@ -124,7 +125,7 @@ func prepare(r *runner.ModelRunner, blocks int, opt Options) (*Engine, error) {
 	var err error
 	e.blocks, err = kvcache.New(kvcache.Config{NumBlocks: blocks, BlockSize: opt.BlockSize,
 		PrefixCaching: opt.Techniques.PrefixCaching == "on", Contiguous: opt.Techniques.KVLayout == "contiguous",
-		Window: r.Info().Window, Model: r.Info().Arch})
+		Window: r.Info().Window, Tier: e.below(), Model: e.identity()})
 	if err != nil {
 		return nil, err
 	}
@@ -243,6 +244,7 @@ func (e *Engine) schedule() (step *batch.Step) {
 	e.draft()
 	e.lap(&e.stats.Spent.Draft)
 	e.began = e.lapped
+	e.tap.loads = ""
 	err := guard(func() {
 		step = e.sched.Schedule(e.now())
 		e.fail.schedule()
@@ -252,7 +254,7 @@ func (e *Engine) schedule() (step *batch.Step) {
 	}
 	if err != nil {
 		if step != nil {
-			e.trace.step("lost", step, rows)
+			e.trace.step("lost", step, rows, e.tap.loads)
 		}
 		e.rebuild(err)
 		return nil
@@ -263,7 +265,7 @@ func (e *Engine) schedule() (step *batch.Step) {
 		e.lengths = append(e.lengths, len(seq.Tokens))
 		e.streams = append(e.streams, e.live[seq.ID])
 	}
-	e.trace.step("step", step, rows)
+	e.trace.step("step", step, rows, e.tap.loads)
 	e.pulse.beat(e.patience(step.NumTokens()))
 	return step
 }
@@ -355,7 +357,7 @@ func (e *Engine) Close() error {
 			return e.Dead()
 		}
 	}
-	return e.runner.Close()
+	return errors.Join(e.putAway(), e.runner.Close())
 }
 
 // end is the loop's last act: whatever happened, every client hears of it.

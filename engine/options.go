@@ -1,10 +1,12 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
+	"sestina/runner/tier"
 	"sestina/scheduler"
 	"sestina/spec"
 )
@@ -21,6 +23,7 @@ type Options struct {
 	EOG                 []int32
 	Techniques          Techniques
 	Speculator          *spec.Speculator // nil = no speculation
+	Tier                *tier.Store      // where evicted KV blocks go and come back from; the engine closes it; nil = nowhere
 
 	QueueShare   float64       // of the queue that one key may hold while others want in; 0 = 0.5, 1 = all
 	QueueTimeout time.Duration // longest wait for the first step; 0 = no limit
@@ -92,6 +95,9 @@ func (o *Options) fill(context int) error {
 	}
 	if err := o.fillQueue(); err != nil {
 		return err
+	}
+	if o.Tier != nil && o.Techniques.PrefixCaching != "on" {
+		return errors.New("a KV tier is found by prefix hashes: leave prefix caching on, or take --kv-host-tier-bytes and --kv-disk-tier away")
 	}
 	if o.MaxModelLen > context {
 		return fmt.Errorf("--max-model-len %d is more than the model's context of %d tokens", o.MaxModelLen, context)

@@ -59,18 +59,24 @@ func (t *Trace) Replay() (steps int, err error) {
 type replay struct {
 	sched *scheduler.Scheduler
 	seqs  map[int64]*batch.Sequence
+	tier  shelf
 	steps int
 }
 
 func newReplay(c *TraceConfig) (*replay, error) {
-	blocks, err := kvcache.New(kvcache.Config{NumBlocks: c.Blocks, BlockSize: c.BlockSize, PrefixCaching: c.PrefixCaching,
-		Contiguous: c.Contiguous, Window: c.Window})
+	r := &replay{seqs: map[int64]*batch.Sequence{}}
+	layout := kvcache.Config{NumBlocks: c.Blocks, BlockSize: c.BlockSize, PrefixCaching: c.PrefixCaching, Contiguous: c.Contiguous, Window: c.Window}
+	if c.Tier {
+		layout.Tier = &r.tier
+	}
+	blocks, err := kvcache.New(layout)
 	if err != nil {
 		return nil, err
 	}
 	cfg := scheduler.Config{MaxNumSeqs: c.MaxNumSeqs, MaxNumBatchedTokens: c.MaxTokens, MaxModelLen: c.MaxModelLen,
 		Policy: scheduler.Policy(c.Policy), Order: scheduler.PriorityOrder, ChunkedPrefill: c.Chunked, NoKVCache: c.NoKVCache}
-	return &replay{sched: scheduler.New(cfg, blocks), seqs: map[int64]*batch.Sequence{}}, nil
+	r.sched = scheduler.New(cfg, blocks)
+	return r, nil
 }
 
 func (r *replay) apply(ev *Event) error {
@@ -113,6 +119,7 @@ func stand(id int64, pos int) int32 { return int32(id*7919 + int64(pos)) }
 
 func (r *replay) step(ev *Event) error {
 	r.sched.SetStepBudget(func(n int) time.Duration { return time.Duration(n) }, time.Duration(ev.Rows))
+	r.tier.answers = ev.Loads
 	step := r.sched.Schedule(time.Duration(ev.At))
 	if step == nil {
 		return fmt.Errorf("the scheduler has no step")

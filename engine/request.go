@@ -78,6 +78,7 @@ func (e *Engine) submit(ctx context.Context, req Request) (*Handle, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.lookAhead(&req)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"sestina/batch"
+	"sestina/runner/tier"
 	"sestina/sampler"
 	"sestina/scheduler"
 	"sestina/spec"
@@ -33,6 +34,9 @@ type Stats struct {
 	Refused           [numRefusals]uint64              // requests by reason
 
 	Speculation *spec.Stats // nil when it is off
+
+	TierTokens uint64      // K/V brought back from the tier; prefix hits among them count as such too
+	Tier       *tier.Stats // nil when there is none
 
 	FailedSteps uint64 // device errors and panics
 	FailedInRow int    // sequences that failed with their step since the last one that did not
@@ -165,6 +169,11 @@ func (e *Engine) publish() {
 	s.Blocks = BlockStats{blocks.Total, blocks.Free, blocks.Idle, blocks.Referenced, blocks.Fenced, e.opt.BlockSize}
 	s.KVUsage = float64(blocks.Referenced+blocks.Fenced) / float64(blocks.Total)
 	s.PrefixQueryTokens, s.PrefixHitTokens = blocks.QueryTokens, blocks.HitTokens
+	s.TierTokens = blocks.TierTokens
+	if t := e.opt.Tier; t != nil {
+		st := t.Stats()
+		s.Tier = &st
+	}
 	if sp := e.opt.Speculator; sp != nil {
 		drafts := sp.Stats()
 		s.Speculation = &drafts

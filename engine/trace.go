@@ -28,6 +28,7 @@ type TraceConfig struct {
 	Contiguous    bool  `json:"contiguous,omitempty"`
 	Window        int   `json:"window,omitempty"`
 	NoKVCache     bool  `json:"no_kv_cache,omitempty"`
+	Tier          bool  `json:"tier,omitempty"`
 	MaxNumSeqs    int   `json:"max_num_seqs"`
 	MaxTokens     int   `json:"max_num_batched_tokens"`
 	MaxModelLen   int   `json:"max_model_len"`
@@ -61,6 +62,7 @@ type Event struct {
 	Rows   int        `json:"rows,omitempty"`
 	Took   int64      `json:"took,omitempty"`
 	Seqs   []TraceSeq `json:"seqs,omitempty"`
+	Loads  string     `json:"loads,omitempty"` // how loads from the tier ended, in order: y or n
 }
 
 // TraceSeq is one sequence's share of a step and what came of it.
@@ -100,7 +102,7 @@ func (r *recorder) init(e *Engine) {
 	b := e.blocks.Config()
 	r.config = TraceConfig{
 		Blocks: b.NumBlocks, BlockSize: b.BlockSize, PrefixCaching: b.PrefixCaching, Contiguous: b.Contiguous, Window: b.Window,
-		NoKVCache: c.NoKVCache, MaxNumSeqs: c.MaxNumSeqs, MaxTokens: c.MaxNumBatchedTokens, MaxModelLen: c.MaxModelLen,
+		Tier: b.Tier != nil, NoKVCache: c.NoKVCache, MaxNumSeqs: c.MaxNumSeqs, MaxTokens: c.MaxNumBatchedTokens, MaxModelLen: c.MaxModelLen,
 		Chunked: c.ChunkedPrefill, Policy: uint8(c.Policy),
 	}
 }
@@ -189,11 +191,11 @@ func (r *recorder) draft(seqs []*batch.Sequence) {
 }
 
 // step records a step before it is computed; done adds what came of it.
-func (r *recorder) step(kind string, step *batch.Step, rows int) {
+func (r *recorder) step(kind string, step *batch.Step, rows int, loads string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ev := r.next(kind)
-	ev.ID, ev.Rows = int64(step.ID), rows
+	ev.ID, ev.Rows, ev.Loads = int64(step.ID), rows, loads
 	for i := range step.Seqs {
 		ev.Seqs = append(ev.Seqs, TraceSeq{ID: step.Seqs[i].Seq.ID, Tokens: step.Seqs[i].NumTokens})
 	}

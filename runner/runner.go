@@ -76,6 +76,9 @@ func (r *ModelRunner) Info() model.Info { return r.model.Info() }
 // CacheBytes is what the KV pool occupies.
 func (r *ModelRunner) CacheBytes() uint64 { return r.cache.Bytes() }
 
+// Cache is the KV pool, for what moves whole blocks.
+func (r *ModelRunner) Cache() backend.Cache { return r.cache }
+
 // Close releases the KV pool.
 func (r *ModelRunner) Close() error { return r.cache.Close() }
 

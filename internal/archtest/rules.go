@@ -58,6 +58,8 @@ var exceptions = []Edge{
 	{"model/all", "model/*", "the list of registered architectures"},
 	{"backend/all", "backend/*", "the list of registered backends"},
 	{"spec/all", "spec/*", "the list of registered proposers"},
+	{"engine", "runner/tier", "hands the store to the block manager, asks it to look ahead and closes it"},
+	{"", "runner/tier", "opens the store over the pool that it has made"},
 	{"backend/cpu", "backend/cpu/*", "its kernels and its team, a folder each"},
 	{"backend/cuda", "backend/cuda/*", "its driver and kernels, a folder each"},
 	{"", "backend/cpu", "version names the CPU's kernels without opening a model"},

@@ -74,6 +74,8 @@ type Store struct {
 	log  *slog.Logger
 	disk *disk // nil: host memory alone
 
+	contents string
+
 	mu      sync.Mutex
 	changed *sync.Cond
 	arena   *arena.Region
@@ -118,7 +120,7 @@ type Stats struct {
 // New opens a store. A folder that cannot be used is said in the log, and the
 // store does without it.
 func New(pool Pool, cfg Config) (*Store, error) {
-	s := &Store{pool: pool, size: pool.BlockBytes(), log: cfg.Log, held: map[Key]*entry{}, lru: list.New(),
+	s := &Store{pool: pool, size: pool.BlockBytes(), log: cfg.Log, contents: cfg.Identity.Contents, held: map[Key]*entry{}, lru: list.New(),
 		inPool: map[Key]int32{}, loaded: map[int32]Key{}, stopped: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -148,6 +150,9 @@ func New(pool Pool, cfg Config) (*Store, error) {
 	}
 	return s, nil
 }
+
+// Contents names what the blocks depend on; it is the same after a restart.
+func (s *Store) Contents() string { return s.contents }
 
 func (s *Store) bytes(e *entry) []byte {
 	return s.arena.Bytes()[e.slot*s.size:][:s.size:s.size]
@@ -379,6 +384,10 @@ func (s *Store) Stats() Stats {
 // Close brings what was saved to the disk and gives the memory back.
 func (s *Store) Close() error {
 	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return nil
+	}
 	s.closing = true
 	s.changed.Broadcast()
 	for s.reading > 0 {
