@@ -17,6 +17,7 @@ import (
 	"sestina/model"
 	_ "sestina/model/all"
 	"sestina/runner"
+	"sestina/runner/tier"
 	"sestina/tensor"
 )
 
@@ -32,6 +33,7 @@ type setup struct {
 	blocks, blockSize int
 	opt               Options
 	fail              failpoints
+	tier              *tier.Config // nil: none
 }
 
 // open starts an engine; it is closed and its pool checked
@@ -83,6 +85,12 @@ func (s setup) prepare(t testing.TB) (*Engine, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if s.tier != nil {
+		s.tier.Log = s.opt.Log
+		if s.opt.Tier, err = tier.New(r.Cache(), *s.tier); err != nil {
+			return nil, err
+		}
 	}
 	e, err := prepare(r, s.blocks, s.opt)
 	if err != nil {

@@ -115,6 +115,7 @@ type Stats struct {
 	Dropped                uint64 // not kept: the disk was behind or failed
 	Faults                 uint64 // records that were refused, and failed reads and writes
 	HostBlocks, DiskBlocks int    // held now
+	Pending                int    // of the host's, yet to be written
 }
 
 // New opens a store. A folder that cannot be used is said in the log, and the
@@ -373,7 +374,7 @@ func (s *Store) Stats() Stats {
 	st := Stats{BlockBytes: s.size, Saved: c.saved.Load(), Loaded: c.hits.Load(), DiskReads: c.reads.Load(), DiskWrites: c.writes.Load(),
 		Dropped: c.dropped.Load(), Faults: c.faults.Load()}
 	s.mu.Lock()
-	st.HostBlocks = s.lru.Len()
+	st.HostBlocks, st.Pending = s.lru.Len(), s.dirty
 	s.mu.Unlock()
 	if s.disk != nil {
 		st.DiskBlocks = s.disk.blocks()
