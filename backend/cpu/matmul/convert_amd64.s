@@ -6032,10 +6032,15 @@ block:
 	VPHADDD      Y12, Y11, Y11
 	VEXTRACTI128 $0x01, Y11, X7
 	VPADDD       X7, X11, X11
+	VPXOR        X8, X8, X8
+	VPSUBD       X11, X8, X9
+	VPACKSSDW    X9, X9, X9
+	VMOVQ        X9, 56(AX)
+	VPSHUFD      $0x01, X9, X7
+	VPADDW       X7, X9, X9
+	VMOVD        X9, 52(AX)
 	VPHADDD      X11, X11, X11
 	VPHADDD      X11, X11, X7
-	VPXOR        X8, X8, X8
-	VMOVDQU      X8, 48(AX)
 	VCVTDQ2PS    X7, X9
 	VMULSS       X9, X6, X9
 	VMOVSS       X6, 32(AX)

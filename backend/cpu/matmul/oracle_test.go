@@ -203,6 +203,12 @@ func oracleQuantize(x []float32) []byte {
 	le.PutUint32(out[40:], uint32(-(sums[0] + sums[1])))
 	le.PutUint32(out[44:], uint32(-sums[0]))
 	le.PutUint32(out[48:], uint32(-sums[1]))
+	for at, of := range map[int][]byte{52: out[:32], 56: out[:16], 60: out[16:32]} {
+		for k, q := range of {
+			pair := out[at+k%4/2*2:]
+			le.PutUint16(pair, le.Uint16(pair)-uint16(int16(int8(q))))
+		}
+	}
 	return out
 }
 

@@ -213,12 +213,17 @@ func storeBlock(dst GPVirtual, d VecVirtual, q []VecVirtual, order VecVirtual) {
 	VPHADDD(last, first, first)
 	s, t := first.AsX(), XMM()
 	VEXTRACTI128(U8(1), first, t)
-	VPADDD(t, s, s)
+	VPADDD(t, s, s) // first pair, second pair of four in each half
+	zero, ds, pairs := XMM(), XMM(), XMM()
+	VPXOR(zero, zero, zero)
+	VPSUBD(s, zero, pairs)
+	VPACKSSDW(pairs, pairs, pairs)
+	VMOVQ(pairs, Mem{Base: dst, Disp: actPairs + 4})
+	VPSHUFD(U8(1), pairs, t)
+	VPADDW(t, pairs, pairs)
+	VMOVD(pairs, Mem{Base: dst, Disp: actPairs})
 	VPHADDD(s, s, s) // Σ0, Σ1, Σ0, Σ1
 	VPHADDD(s, s, t) // Σ
-	zero, ds := XMM(), XMM()
-	VPXOR(zero, zero, zero)
-	VMOVDQU(zero, Mem{Base: dst, Disp: 48})
 	VCVTDQ2PS(t, ds)
 	VMULSS(ds, d, ds)
 	VMOVSS(d, Mem{Base: dst, Disp: actD})

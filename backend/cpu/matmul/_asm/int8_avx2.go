@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/bits"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -9,9 +10,10 @@ import (
 )
 
 // int8AVX2 writes the kernels for 256 bits: a line of 64 bytes is two halves, rows 0-7 and 8-15. VPMADDUBSW adds pairs of
-// products in 16 bits, saturating; with weights of at most 15, 31 and 63 eight, four and two such sums fit (15·127·2·8 =
-// 30,480; 31·127·2·4 = 31,496; 63·127·2·2 = 32,004). Q8_0 and IQ4_NL go by the sign trick: |w| times ±a, where 128·127·2 =
-// 32,512 fits once.
+// products in 16 bits, saturating; with weights of at most 15 eight such sums fit (15·127·2·8 = 30,480). Of wider weights the
+// sums about their middle do: |w-16| ≤ 16 and 16·127·2·8 = 32,512, in a half of a block |w-32| ≤ 32 and 32·127·2·4 = 32,512.
+// So 16-bit sums begin at -16 or -32 times the activations', may wrap on the way, and end right. Q8_0 and IQ4_NL go by the
+// sign trick: |w| times ±a, where 128·127·2 = 32,512 fits once.
 //
 // A vector of weights is unpacked and at once multiplied by every row, so that no more than its two halves are in
 // registers; both halves share the loads of the activations as far as sixteen registers hold their sums.
@@ -109,31 +111,27 @@ func (y *yKernel) parts() int {
 	return 1
 }
 
-// per is how many vectors' sums of pairs fit 16 bits.
-func (y *yKernel) per() int { return min(8/y.parts(), max(1, 32767/(y.max*127*2))) }
+// vectors is the number of vectors in a part.
+func (y *yKernel) vectors() int { return 8 / y.parts() }
 
-// kinds is how many sums are under way for a row of a half: in 16 bits, of a part, of a block.
-func (y *yKernel) kinds() int {
-	n := 1
-	if per := y.per(); per > 1 && per < 8/y.parts() {
-		n++
+// centre is the power of two that 16-bit sums are taken about: 0 where those of the weights themselves fit.
+func (y *yKernel) centre() uint64 {
+	if y.signed() || y.max*127*2*y.vectors() < 1<<15 {
+		return 0
 	}
-	if y.halves() {
-		n++
-	}
-	return n
+	return uint64(bits.Len(uint(y.max)) - 1)
 }
 
-// sets are the halves of a line that are taken together.
+// sets are the halves of a line that are taken together: a row of each has a sum under way, and one of parts.
 func (y *yKernel) sets() [][]int {
-	if y.m*y.kinds() <= 4 {
+	if y.m*y.parts() <= 4 {
 		return [][]int{{0, 1}}
 	}
 	return [][]int{{0}, {1}}
 }
 
 // inMemory says where the float sums are: registers are few.
-func (y *yKernel) inMemory() bool { return y.m > 2 || y.m == 2 && y.kinds() > 1 }
+func (y *yKernel) inMemory() bool { return y.m*y.parts() > 2 }
 
 func (y *yKernel) allocate() {
 	var frame Mem
@@ -282,11 +280,7 @@ func (y *yKernel) integers(set []int) grid {
 	y.forget(len(set))
 	totals := y.grid(set)
 	for part := range y.parts() {
-		sums := y.grid(set)
-		order := y.order(part)
-		for v := 0; v < len(order); v += y.per() {
-			y.pairs(set, order[v:v+y.per()], sums)
-		}
+		sums := y.pairs(set, part)
 		for i := range sums {
 			y.offset(i, part, sums[i])
 		}
@@ -306,19 +300,22 @@ func (y *yKernel) integers(set []int) grid {
 	return totals
 }
 
-// pairs multiplies vectors by the activations; the sums of pairs, added in 16 bits before they are widened, go to sums.
-func (y *yKernel) pairs(set []int, order []int, sums grid) {
-	words := y.grid(set)
-	for _, v := range order {
+// pairs multiplies a part's vectors by the activations and widens their sums.
+func (y *yKernel) pairs(set []int, part int) grid {
+	sums := y.grid(set)
+	if y.centre() > 0 {
+		y.begin(part, sums)
+	}
+	for _, v := range y.order(part) {
 		w, size := make([]VecVirtual, len(set)), make([]VecVirtual, len(set))
 		for k, h := range set {
 			w[k] = y.unpack(k, h, v)
-			if size[k] = w[k]; y.signed() {
+			if y.signed() {
 				size[k] = YMM()
 				VPABSB(w[k], size[k])
 			}
 		}
-		for i := range words {
+		for i := range sums {
 			x := YMM()
 			VPBROADCASTD(y.act.at(i, 4*v), x)
 			for k := range set {
@@ -329,32 +326,47 @@ func (y *yKernel) pairs(set []int, order []int, sums grid) {
 				if y.signed() {
 					VPSIGNB(w[k], x, p)
 					VPMADDUBSW(p, size[k], p)
-				} else {
-					VPMADDUBSW(x, w[k], p)
-				}
-				if len(order) == 1 {
 					VPMADDWD(y.constant[0x00010001], p, p)
 					sums.add(i, k, p, VPADDD)
 				} else {
-					words.add(i, k, p, VPADDW)
+					VPMADDUBSW(x, w[k], p)
+					sums.add(i, k, p, VPADDW)
 				}
 			}
 		}
 	}
-	if len(order) == 1 {
-		return
+	for i := range sums {
+		for _, x := range sums[i] {
+			if !y.signed() {
+				VPMADDWD(y.constant[0x00010001], x, x)
+			}
+		}
 	}
-	for i := range words {
-		for k, x := range words[i] {
-			VPMADDWD(y.constant[0x00010001], x, x)
-			sums.add(i, k, x, VPADDD)
+	return sums
+}
+
+// begin sets 16-bit sums to what makes them sums about the centre.
+func (y *yKernel) begin(part int, sums grid) {
+	from := actPairs
+	if y.halves() {
+		from += 4 + 4*part
+	}
+	for i := range sums {
+		for k := range sums[i] {
+			sums[i][k] = YMM()
+			if k == 0 {
+				VPBROADCASTD(y.act.at(i, from), sums[i][0])
+				VPSLLW(U8(y.centre()), sums[i][0], sums[i][0])
+			} else {
+				VMOVDQA(sums[i][0], sums[i][k])
+			}
 		}
 	}
 }
 
-// offset makes up for the weights' offset in a part's sums.
+// offset makes up for the weights' offset in a part's sums, as far as the centre does not.
 func (y *yKernel) offset(i, part int, sums []VecVirtual) {
-	if y.shift == 0 || y.signed() {
+	if y.signed() || y.shift == y.centre() {
 		return
 	}
 	neg, from := YMM(), actNeg
@@ -362,9 +374,13 @@ func (y *yKernel) offset(i, part int, sums []VecVirtual) {
 		from = actNeg0 + 4*part
 	}
 	VPBROADCASTD(y.act.at(i, from), neg)
-	VPSLLD(U8(y.shift), neg, neg)
+	VPSLLD(U8(max(y.shift, y.centre())), neg, neg)
 	for _, s := range sums {
-		VPADDD(neg, s, s)
+		if y.centre() > 0 { // no offset: back to the weights' own sum
+			VPSUBD(neg, s, s)
+		} else {
+			VPADDD(neg, s, s)
+		}
 	}
 }
 

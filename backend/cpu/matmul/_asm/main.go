@@ -71,6 +71,7 @@ const (
 	actNeg   = 40
 	actNeg0  = 44
 	actNeg1  = 48
+	actPairs = 52 // of the block, then of its parts
 )
 
 func main() {
