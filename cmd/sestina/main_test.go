@@ -107,6 +107,25 @@ func TestTheDefaultModelNamesItsSourcesWhenNoneAnswers(t *testing.T) {
 	}
 }
 
+// What makes a run slow is said on stderr, and nothing of it when nothing does.
+func TestSlowSettingsAreSaid(t *testing.T) {
+	run := func(flags ...string) result {
+		return invoke(t, "", append([]string{"run", "-m", tiny, "--temperature", "0", "--max-tokens", "2", "hello"}, flags...)...)
+	}
+	slow, fast := run("--block-size", "4", "--threads", "64", "--isa", "generic"), run("--threads", "1")
+	for _, want := range []string{"--block-size 4 is no multiple of 16", "pure Go kernels", "more than the"} {
+		if slow.code != 0 || !strings.Contains(slow.stderr, want) {
+			t.Errorf("exit %d, stderr %q lacks %q", slow.code, slow.stderr, want)
+		}
+		if want != "pure Go kernels" && strings.Contains(fast.stderr, want) { // a machine may have no others
+			t.Errorf("stderr %q of a run that is not so", fast.stderr)
+		}
+	}
+	if slow.stdout != fast.stdout {
+		t.Errorf("slow settings answer %q, fast ones %q", slow.stdout, fast.stdout)
+	}
+}
+
 func TestRunPrintsTheAnswerAloneAndOneJSONObject(t *testing.T) {
 	text := invoke(t, "", "run", "-m", tiny, "--temperature", "0", "--max-tokens", "12", "hello")
 	if text.code != 0 || text.stdout == "" || !strings.Contains(text.stderr, "model "+tiny) {
