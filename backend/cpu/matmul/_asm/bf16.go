@@ -110,35 +110,54 @@ func dpbf16(x, w, acc VecVirtual) {
 		ISA: []string{"AVX512_BF16"}})
 }
 
-// multiplyAVX2 adds the odd columns of a pair, then the even ones: products of bf16 are exact, so that FMAs round as
-// VDPBF16PS does.
+// multiplyAVX2 adds a pair of columns, to each sum the odd one first, then the even one: products of bf16 are exact, so that
+// FMAs round as VDPBF16PS does. The few of rows and weights stay in registers while the others pass by.
 func (p *pairKernel) multiplyAVX2() {
-	for _, odd := range []bool{true, false} {
-		var x []VecVirtual
+	rows := func(i int) [2]VecVirtual {
+		x := YMM()
+		VPBROADCASTD(p.x.at(i, 0), x)
+		return p.split(x)
+	}
+	weights := func(j int) [2]VecVirtual {
+		w := YMM()
+		VMOVDQU(p.w.at(j/2, 32*(j%2)), w)
+		return p.split(w)
+	}
+	if p.m <= 2 {
+		var x [][2]VecVirtual
 		for i := range p.m {
-			v := YMM()
-			VPBROADCASTD(p.x.at(i, 0), v)
-			p.choose(odd, v)
-			x = append(x, v)
+			x = append(x, rows(i))
 		}
 		for j := range p.panels * 2 {
-			w := YMM()
-			VMOVDQU(p.w.at(j/2, 32*(j%2)), w)
-			p.choose(odd, w)
-			for i := range p.m {
-				VFMADD231PS(x[i], w, p.acc[i][j])
+			w := weights(j)
+			for half := range 2 {
+				for i := range x {
+					VFMADD231PS(x[i][half], w[half], p.acc[i][j])
+				}
+			}
+		}
+		return
+	}
+	var w [][2]VecVirtual
+	for j := range p.panels * 2 {
+		w = append(w, weights(j))
+	}
+	for i := range p.m {
+		x := rows(i)
+		for half := range 2 {
+			for j := range w {
+				VFMADD231PS(x[half], w[j][half], p.acc[i][j])
 			}
 		}
 	}
 }
 
-// choose leaves one column of a pair, as float32.
-func (p *pairKernel) choose(odd bool, v VecVirtual) {
-	if odd {
-		VPAND(p.upper, v, v)
-	} else {
-		VPSLLD(U8(16), v, v)
-	}
+// split is the odd and the even columns of pairs, as float32.
+func (p *pairKernel) split(pairs VecVirtual) [2]VecVirtual {
+	odd := YMM()
+	VPAND(p.upper, pairs, odd)
+	VPSLLD(U8(16), pairs, pairs)
+	return [2]VecVirtual{odd, pairs}
 }
 
 // flushSubnormals makes zeros of subnormal operands and results until the code that it returns has run.
