@@ -56,7 +56,7 @@ type Options struct {
 // techniques' defaults: unknown or impossible values, and techniques that are
 // not built yet, each by name.
 func (o *Options) Check() error {
-	if err := o.Techniques.Check(); err != nil {
+	if err := o.Options.Check(); err != nil {
 		return err
 	}
 	if o.Backend != "" && !slices.Contains(backend.Names(), o.Backend) {

@@ -70,27 +70,41 @@ func (t *Techniques) choices() []choice {
 	}
 }
 
-// fill applies defaults and refuses what is unknown or not built.
-func (o *Options) fill(context int) error {
-	if err := o.Techniques.Check(); err != nil {
-		return err
-	}
-	o.timed = o.MaxNumBatchedTokens == 0 && o.Techniques.ChunkedPrefill == "on" && o.Techniques.KVCache == "on"
-	for _, d := range []struct {
-		name      string
-		v         *int
-		otherwise int
-	}{
+// number is an option that counts something; 0 is its default.
+type number struct {
+	name      string
+	v         *int
+	otherwise int
+}
+
+func (o *Options) numbers(context int) []number {
+	return []number{
 		{"max-model-len", &o.MaxModelLen, context}, {"max-num-seqs", &o.MaxNumSeqs, DefaultMaxNumSeqs},
 		{"max-num-batched-tokens", &o.MaxNumBatchedTokens, DefaultMaxNumBatchedTokens}, {"block-size", &o.BlockSize, DefaultBlockSize},
 		{"max-queued-seqs", &o.MaxQueuedSeqs, 1024}, {"max-queued-tokens", &o.MaxQueuedTokens, 4 << 20},
 		{"trace-events", &o.TraceEvents, 512},
-	} {
-		if *d.v < 0 {
-			return fmt.Errorf("--%s is %d; it must be at least 1 (or 0 for the default)", d.name, *d.v)
+	}
+}
+
+// Check refuses what is unknown, impossible or not built, as far as no model is needed for it.
+func (o *Options) Check() error {
+	for _, n := range o.numbers(0) {
+		if *n.v < 0 {
+			return fmt.Errorf("--%s is %d; it must be at least 1 (or 0 for the default)", n.name, *n.v)
 		}
-		if *d.v == 0 {
-			*d.v = d.otherwise
+	}
+	return o.Techniques.Check()
+}
+
+// fill applies defaults and refuses what is unknown or not built.
+func (o *Options) fill(context int) error {
+	if err := o.Check(); err != nil {
+		return err
+	}
+	o.timed = o.MaxNumBatchedTokens == 0 && o.Techniques.ChunkedPrefill == "on" && o.Techniques.KVCache == "on"
+	for _, n := range o.numbers(context) {
+		if *n.v == 0 {
+			*n.v = n.otherwise
 		}
 	}
 	if err := o.fillQueue(); err != nil {

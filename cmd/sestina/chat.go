@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
 
 	"golang.org/x/term"
@@ -114,7 +113,7 @@ func (s *session) command(text string) bool {
 // answer streams the answer to the last question and keeps it. A failed or
 // empty answer leaves the question out of the history.
 func (s *session) answer() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := untilInterrupt()
 	defer stop()
 	ids, err := s.encode()
 	if err != nil {

@@ -58,12 +58,19 @@ func (f *modelFlags) registerOutput(fs *pflag.FlagSet) {
 
 // check finishes what flags alone cannot say.
 func (f *modelFlags) check(cmd *cobra.Command) error {
-	if f.output != "text" && f.output != "json" {
-		return usagef(cmd, "--output is %q; choose text or json", f.output)
+	if err := checkOutput(cmd, f.output); err != nil {
+		return err
 	}
 	f.opt.KVCacheMemoryBytes = uint64(f.kvMem)
 	if err := f.opt.Check(); err != nil {
 		return usageError{err, commandPath(cmd)}
+	}
+	return nil
+}
+
+func checkOutput(cmd *cobra.Command, output string) error {
+	if output != "text" && output != "json" {
+		return usagef(cmd, "--output is %q; choose text or json", output)
 	}
 	return nil
 }

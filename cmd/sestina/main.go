@@ -33,7 +33,7 @@ func main() {
 
 // execute runs one command line and returns its exit code.
 func execute(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := untilInterrupt()
 	defer stop()
 	root := newRoot()
 	root.SetArgs(args)
@@ -55,6 +55,13 @@ func execute(args []string) int {
 		fmt.Fprintf(os.Stderr, "sestina: %v\n", err)
 		return exitFailure
 	}
+}
+
+// untilInterrupt is done at the first Ctrl-C. The second ends the program.
+func untilInterrupt() (context.Context, func()) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	context.AfterFunc(ctx, stop) // interrupts kill again
+	return ctx, stop
 }
 
 var errInterrupted = errors.New("interrupted")
@@ -126,16 +133,37 @@ func args(least, most int, what string) cobra.PositionalArgs {
 
 // fromEnvironment gives every flag that was not set the value of its
 // environment variable: --max-tokens is SESTINA_MAX_TOKENS, --model SESTINA_MODEL.
+//
+// A flag --no-NAME that was set keeps NAME's variable out, and the other way round.
 func fromEnvironment(cmd *cobra.Command) (err error) {
+	given := map[string]bool{}
+	cmd.Flags().Visit(func(f *pflag.Flag) { given[f.Name] = true })
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		name := "SESTINA_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		value, ok := os.LookupEnv(name)
-		if !ok || f.Changed || f.Name == "help" || err != nil {
+		if !ok || given[f.Name] || given[oppositeFlag(f.Name)] || f.Name == "help" || err != nil {
 			return
 		}
 		if e := cmd.Flags().Set(f.Name, value); e != nil {
 			err = usagef(cmd, "%s=%q: %v", name, value, e)
 		}
+		f.Annotations = map[string][]string{environment: {name}}
 	})
 	return err
+}
+
+// environment annotates a flag whose value came from there.
+const environment = "environment"
+
+func isFromEnvironment(cmd *cobra.Command, flag string) bool {
+	f := cmd.Flags().Lookup(flag)
+	return f != nil && f.Annotations[environment] != nil
+}
+
+// oppositeFlag is the other name of a pair that onOff made.
+func oppositeFlag(name string) string {
+	if rest, ok := strings.CutPrefix(name, "no-"); ok {
+		return rest
+	}
+	return "no-" + name
 }

@@ -80,6 +80,10 @@ func TestMistakesAreNamedWithTheRightExitCode(t *testing.T) {
 		{"run -m " + tiny + " --max-tokens 5000 hello", 1, "exceed the context of 2048"},
 		{"run -m nowhere.gguf hello", 1, "nowhere.gguf"},
 		{"run -m " + truncated + " hello", 1, "cut.gguf"},
+		{"run -m " + tiny + " --max-tokens -3 hello", 2, "--max-tokens is -3"},
+		{"run -m " + tiny + " --block-size -1 hello", 2, "--block-size is -1"},
+		{"tokenize -m " + tiny + " --output xml hello", 2, "choose text or json"},
+		{"version --output xml", 2, "choose text or json"},
 		{"logits -m " + tiny + " --ids 1,2", 2, "--ids and --out"},
 		{"tokenize -m " + tiny, 2, "wants one TEXT"},
 		{"bench -m " + tiny + " --streams 0", 2, "--streams 0"},
@@ -171,6 +175,27 @@ func TestEnvironmentStandsInForFlags(t *testing.T) {
 	}
 }
 
+func TestTheCommandLineWinsOverTheEnvironment(t *testing.T) {
+	t.Setenv("SESTINA_ENABLE_PREFIX_CACHING", "true")
+	t.Setenv("SESTINA_NO_ENABLE_CHUNKED_PREFILL", "true")
+	r := invoke(t, "", "serve", "--no-enable-prefix-caching", "--enable-chunked-prefill", "--print-config", "--output", "json")
+	for _, want := range []string{`"enable-prefix-caching","value":"false","source":"flag"`, `"enable-chunked-prefill","value":"true","source":"flag"`} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("%s: want %s", r.stdout, want)
+		}
+	}
+	t.Setenv("SESTINA_MODEL", "nowhere")
+	if r := invoke(t, "", "show", tiny); r.code != 0 || !strings.Contains(r.stdout, "llama") {
+		t.Errorf("an argument beside the environment's model: %+v", r)
+	}
+	if r := invoke(t, "", "show"); r.code != 1 || !strings.Contains(r.stderr, "nowhere") {
+		t.Errorf("the environment's model alone: %+v", r)
+	}
+	if r := invoke(t, "", "rm"); r.code != 2 || !strings.Contains(r.stderr, "wants one MODEL") {
+		t.Errorf("rm without an argument: %+v; want it not to take the environment's model", r)
+	}
+}
+
 func TestTokenizeReadsBytesAsTheyAre(t *testing.T) {
 	for _, c := range []struct{ stdin, args, want string }{
 		{"", "tokenize -m " + tiny + " --no-special hello", "["},
@@ -226,6 +251,26 @@ func TestInterruptEndsTheAnswerWithItsOwnExitCode(t *testing.T) {
 	err = cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted {
 		t.Errorf("exit %d (%v), want %d", code, err, exitInterrupted)
+	}
+}
+
+// Ctrl-C ends a command that waits for its input, and a second one a command that does not end by the first.
+func TestInterruptEndsWaitingForInput(t *testing.T) {
+	cmd := command(t, "tokenize", "-m", tiny, "-")
+	stdin, err := cmd.StdinPipe() // stays open
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Skip("no interrupts here: ", err)
+	}
+	if code := wait(t, cmd); code != exitInterrupted {
+		t.Errorf("exit %d, want %d", code, exitInterrupted)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -62,7 +61,10 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 	if cmd.Flags().Changed("ids") && len(args) > 0 {
 		return usagef(cmd, "give a prompt or --ids, not both")
 	}
-	prompt, err := f.prompt(args)
+	if f.maxToks < 0 {
+		return usagef(cmd, "--max-tokens is %d; it must be at least 1 (or 0 for what the context has left)", f.maxToks)
+	}
+	prompt, err := f.prompt(cmd.Context(), args)
 	if err != nil {
 		return err
 	}
@@ -102,25 +104,17 @@ func (f *runFlags) run(cmd *cobra.Command, args []string) error {
 }
 
 // prompt is the arguments joined, with piped stdin behind them.
-func (f *runFlags) prompt(args []string) (string, error) {
+func (f *runFlags) prompt(ctx context.Context, args []string) (string, error) {
 	prompt := strings.Join(args, " ")
 	info, err := os.Stdin.Stat()
 	if f.ids != "" || err != nil || !(info.Mode()&os.ModeNamedPipe != 0 || info.Mode().IsRegular()) {
 		return prompt, nil
 	}
-	const limit = 8 << 20
-	piped, err := io.ReadAll(io.LimitReader(os.Stdin, limit+1))
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("reading stdin: %w", err)
-	case len(piped) > limit:
-		return "", fmt.Errorf("stdin holds more than %d bytes, which no context fits", limit)
-	case len(piped) == 0:
-		return prompt, nil
-	case prompt == "":
-		return string(piped), nil
+	piped, err := readStdin(ctx, 8<<20)
+	if err != nil || prompt == "" || piped == "" {
+		return prompt + piped, err
 	}
-	return prompt + "\n\n" + string(piped), nil
+	return prompt + "\n\n" + piped, nil
 }
 
 // encode is the prompt as ids: through the chat template, or raw.

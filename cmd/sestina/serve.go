@@ -194,7 +194,7 @@ func (f *serveFlags) settle(cmd *cobra.Command) error {
 		switch {
 		case flag == nil || s.name == "config" || s.name == "help" || s.name == "print-config":
 			return usagef(cmd, "%s: %q is no setting; `sestina serve --help` lists them", f.config, s.name)
-		case f.source[s.name] != "" || f.opposite(s.name):
+		case f.source[s.name] != "" || f.source[oppositeFlag(s.name)] != "":
 			continue
 		}
 		for _, v := range s.values {
@@ -206,14 +206,6 @@ func (f *serveFlags) settle(cmd *cobra.Command) error {
 	}
 	f.mark(cmd, "config file")
 	return nil
-}
-
-// opposite reports whether --no-NAME was given for NAME, or the other way round.
-func (f *serveFlags) opposite(name string) bool {
-	if rest, ok := strings.CutPrefix(name, "no-"); ok {
-		return f.source[rest] != ""
-	}
-	return f.source["no-"+name] != ""
 }
 
 // mark notes the source of flags that have a value since the last call.

@@ -27,18 +27,19 @@ func (s *storeCommand) command(use, short, example string, positional cobra.Posi
 	cmd := &cobra.Command{
 		Use: use, Short: short, Example: example, Args: positional,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if s.output != "text" && s.output != "json" {
-				return usagef(cmd, "--output is %q; choose text or json", s.output)
+			if err := checkOutput(cmd, s.output); err != nil {
+				return err
 			}
 			store, err := hub.OpenStore("")
 			if err != nil {
 				return err
 			}
 			defer store.Close()
-			if s.model != "" {
-				if len(args) > 0 {
-					return usagef(cmd, "give MODEL once: %q or -m %q", args[0], s.model)
-				}
+			switch byDefault := isFromEnvironment(cmd, "model"); {
+			case s.model == "" || byDefault && (len(args) > 0 || cmd.Name() == "rm"): // nothing is removed by default
+			case len(args) > 0:
+				return usagef(cmd, "give MODEL once: %q or -m %q", args[0], s.model)
+			default:
 				args = []string{s.model}
 			}
 			return run(cmd.Context(), store, args)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -33,13 +34,15 @@ written in the text are parsed; --no-special leaves out the BOS and EOS that the
 		Example: "  sestina tokenize \"Hello, world\"\n  sestina tokenize --no-special - < file.txt",
 		Args:    args(1, 1, "one TEXT, or - for stdin"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(cmd, f.output); err != nil {
+				return err
+			}
 			text := args[0]
 			if text == "-" {
-				data, err := io.ReadAll(os.Stdin)
-				if err != nil {
+				var err error
+				if text, err = readStdin(cmd.Context(), 1<<30); err != nil {
 					return err
 				}
-				text = string(data)
 			}
 			t, err := sestina.OpenTokenizer(cmd.Context(), f.model, f.opt)
 			if err != nil {
@@ -56,6 +59,31 @@ written in the text are parsed; --no-special leaves out the BOS and EOS that the
 	f.registerOutput(cmd.Flags())
 	cmd.Flags().BoolVar(&noSpecial, "no-special", false, "do not add BOS and EOS")
 	return cmd
+}
+
+// readStdin reads all of stdin, or what came before an interrupt made it useless.
+func readStdin(ctx context.Context, limit int64) (string, error) {
+	type result struct {
+		data []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		data, err := io.ReadAll(io.LimitReader(os.Stdin, limit+1))
+		done <- result{data, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return "", errInterrupted
+	case r := <-done:
+		switch {
+		case r.err != nil:
+			return "", fmt.Errorf("reading stdin: %w", r.err)
+		case int64(len(r.data)) > limit:
+			return "", fmt.Errorf("stdin holds more than %d bytes, which no context fits", limit)
+		}
+		return string(r.data), nil
+	}
 }
 
 func newLogits() *cobra.Command {
@@ -137,6 +165,9 @@ func newVersion() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "version", Short: "Print the commit, the CPU path and its features", Example: "  sestina version --output json", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(cmd, output); err != nil {
+				return err
+			}
 			v := versionInfo()
 			if output == "json" {
 				return json.NewEncoder(os.Stdout).Encode(v)
