@@ -252,6 +252,8 @@ type callArgs struct {
 	pos  []expr
 	keys []string
 	vals []expr
+
+	star, starStar expr // *list and **mapping; nil where there is none
 }
 
 // args are the arguments of a call, evaluated.
@@ -266,8 +268,45 @@ func (c *callArgs) eval(in *interp) (a args, err error) {
 	if a.pos, err = in.evalAll(c.pos); err != nil {
 		return a, err
 	}
-	a.vals, err = in.evalAll(c.vals)
-	return a, err
+	if a.vals, err = in.evalAll(c.vals); err != nil {
+		return a, err
+	}
+	return a, c.unpack(in, &a)
+}
+
+// unpack adds the arguments that *list and **mapping stand for.
+func (c *callArgs) unpack(in *interp, a *args) error {
+	if c.star != nil {
+		v, err := in.eval(c.star)
+		if err != nil {
+			return err
+		}
+		items, err := in.items(v)
+		if err != nil {
+			return err
+		}
+		a.pos = append(a.pos, items...)
+	}
+	if c.starStar == nil {
+		return nil
+	}
+	v, err := in.eval(c.starStar)
+	if err != nil {
+		return err
+	}
+	d, ok := v.(*dict)
+	if !ok {
+		return errorf("the argument after ** must be a mapping, not %s", typeName(v))
+	}
+	a.keys = slices.Clip(a.keys)
+	for i, k := range d.keys {
+		name, ok := k.(text)
+		if !ok || slices.Contains(a.keys, name.s) {
+			return errorf("keywords must be strings, each given once")
+		}
+		a.keys, a.vals = append(a.keys, name.s), append(a.vals, d.vals[i])
+	}
+	return in.elements(len(d.keys))
 }
 
 // bind orders arguments by parameter; a nil entry was not given.
@@ -295,7 +334,10 @@ type callExpr struct {
 	args callArgs
 }
 
-func (e *callExpr) eval(in *interp) (value, error) {
+func (e *callExpr) eval(in *interp) (value, error) { return e.run(in, nil) }
+
+// run calls, with a block as the caller if there is one.
+func (e *callExpr) run(in *interp, caller *macro) (value, error) {
 	fn, err := in.eval(e.fn)
 	if err != nil {
 		return nil, err
@@ -303,6 +345,9 @@ func (e *callExpr) eval(in *interp) (value, error) {
 	a, err := e.args.eval(in)
 	if err != nil {
 		return nil, err
+	}
+	if caller != nil {
+		a.keys, a.vals = append(slices.Clip(a.keys), "caller"), append(a.vals, caller)
 	}
 	switch fn := fn.(type) {
 	case *function:

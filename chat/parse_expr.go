@@ -399,15 +399,26 @@ func (p *parser) callArgs() (callArgs, error) {
 				break
 			}
 		}
-		if p.isOp("*") || p.isOp("**") {
-			return c, p.errorf("argument unpacking is not supported")
+		if star := p.isOp("*"); star || p.isOp("**") {
+			into := &c.starStar
+			if star {
+				into = &c.star
+			}
+			if p.next(); *into != nil || star && c.starStar != nil {
+				return c, p.errorf("'*' and '**' may stand once each, in this order")
+			}
+			var err error
+			if *into, err = p.expression(); err != nil {
+				return c, err
+			}
+			continue
 		}
 		key := ""
 		if after := p.tokens[min(p.pos+1, len(p.tokens)-1)]; p.cur().kind == tokName && after.kind == tokOp && after.text == "=" {
 			key = p.next().text
 			p.next()
-		} else if len(c.keys) > 0 {
-			return c, p.errorf("positional argument after a keyword argument")
+		} else if len(c.keys) > 0 || c.star != nil || c.starStar != nil {
+			return c, p.errorf("positional argument after a keyword argument or '*'")
 		}
 		e, err := p.expression()
 		if err != nil {

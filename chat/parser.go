@@ -166,6 +166,8 @@ func (p *parser) block() (stmt, error) {
 		return p.withBlock(line)
 	case "filter":
 		return p.filterBlock(line)
+	case "call":
+		return p.callBlock(line)
 	case "generation":
 		body, err := p.bodyUntil("endgeneration")
 		return &scopeStmt{line: line, body: body}, err
@@ -177,7 +179,7 @@ func (p *parser) block() (stmt, error) {
 			return jumpStmt{errBreak}, p.closeTag()
 		}
 		return jumpStmt{errContinue}, p.closeTag()
-	case "include", "import", "from", "extends", "block", "call", "do", "autoescape":
+	case "include", "import", "from", "extends", "block", "do", "autoescape":
 		return nil, p.errorf("the '%s' tag is not allowed in chat templates", name)
 	}
 	return nil, p.errorf("unknown tag '%s'", name)
@@ -362,33 +364,77 @@ func (p *parser) macroBlock(line int) (stmt, error) {
 	if node.name, err = p.name(); err != nil {
 		return nil, err
 	}
-	if err := p.expectOp("("); err != nil {
+	return node, p.macroRest(node, "endmacro")
+}
+
+// callBlock parses {% call(params) macro(args) %} body {% endcall %}: the macro is called with the body as its caller.
+func (p *parser) callBlock(line int) (stmt, error) {
+	body := &macroStmt{line: line, name: "caller"}
+	if p.isOp("(") {
+		if err := p.params(body); err != nil {
+			return nil, err
+		}
+	}
+	e, err := p.expression()
+	if err != nil {
 		return nil, err
+	}
+	call, ok := e.(*callExpr)
+	if !ok {
+		return nil, p.errorf("'call' needs the call of a macro")
+	}
+	return &callStmt{line, call, body}, p.macroBody(body, "endcall")
+}
+
+// macroRest parses "(params) %} body {% end %}".
+func (p *parser) macroRest(node *macroStmt, end string) error {
+	if err := p.params(node); err != nil {
+		return err
+	}
+	return p.macroBody(node, end)
+}
+
+// params parses "(a, b=1)".
+func (p *parser) params(node *macroStmt) error {
+	if err := p.expectOp("("); err != nil {
+		return err
 	}
 	for !p.isOp(")") {
 		if len(node.params) > 0 {
 			if err := p.expectOp(","); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		param, err := p.name()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		var def expr
 		if p.skipOp("=") {
 			if def, err = p.expression(); err != nil {
-				return nil, err
+				return err
 			}
 		} else if n := len(node.defaults); n > 0 && node.defaults[n-1] != nil {
-			return nil, p.errorf("parameter '%s' without default follows one with a default", param)
+			return p.errorf("parameter '%s' without default follows one with a default", param)
 		}
 		node.params, node.defaults = append(node.params, param), append(node.defaults, def)
 	}
 	p.next()
-	loops := p.loops
+	return nil
+}
+
+// macroBody parses the body. A macro takes varargs, kwargs or a caller if its body names them.
+func (p *parser) macroBody(node *macroStmt, end string) (err error) {
+	start, loops := p.pos, p.loops
 	p.loops = 0
-	node.body, err = p.bodyUntil("endmacro")
+	node.body, err = p.bodyUntil(end)
 	p.loops = loops
-	return node, err
+	for _, t := range p.tokens[start:p.pos] {
+		if t.kind == tokName && !slices.Contains(node.params, t.text) {
+			node.varargs = node.varargs || t.text == "varargs"
+			node.kwargs = node.kwargs || t.text == "kwargs"
+			node.caller = node.caller || t.text == "caller"
+		}
+	}
+	return err
 }

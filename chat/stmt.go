@@ -1,6 +1,9 @@
 package chat
 
-import "errors"
+import (
+	"errors"
+	"slices"
+)
 
 // stmt is a statement node with its meaning.
 type stmt interface{ exec(in *interp) error }
@@ -248,6 +251,8 @@ type macroStmt struct {
 	params   []string
 	defaults []expr // nil where there is none
 	body     []stmt
+
+	varargs, kwargs, caller bool // what it takes besides params
 }
 
 func (s *macroStmt) exec(in *interp) error {
@@ -275,8 +280,61 @@ func (m *macro) call(in *interp, a args) (value, error) {
 	return t, err
 }
 
+// callStmt is {% call macro() %} body {% endcall %}.
+type callStmt struct {
+	line int
+	call *callExpr
+	body *macroStmt
+}
+
+func (s *callStmt) exec(in *interp) error {
+	in.line = s.line
+	v, err := s.call.run(in, &macro{s.body, in.scope})
+	if err != nil {
+		return err
+	}
+	t, err := in.toText(v)
+	if err != nil {
+		return err
+	}
+	return in.write(t)
+}
+
+// special sets varargs, kwargs and caller in the macro's scope and returns the other arguments.
+func (m *macro) special(in *interp, a args) (args, error) {
+	rest := args{pos: a.pos}
+	if n := len(m.def.params); m.def.varargs {
+		rest.pos = a.pos[:min(n, len(a.pos))]
+		in.scope.set("varargs", &list{a.pos[len(rest.pos):], true})
+	}
+	if m.def.caller {
+		in.scope.set("caller", undefined{"No caller defined"})
+	}
+	more := newDict()
+	for i, k := range a.keys {
+		switch {
+		case slices.Contains(m.def.params, k):
+			rest.keys, rest.vals = append(rest.keys, k), append(rest.vals, a.vals[i])
+		case k == "caller" && m.def.caller:
+			in.scope.set(k, a.vals[i])
+		case m.def.kwargs:
+			more.put(k, a.vals[i])
+		default:
+			return a, errorf("%s() has no parameter '%s'", m.def.name, k)
+		}
+	}
+	if m.def.kwargs {
+		in.scope.set("kwargs", more)
+	}
+	return rest, in.elements(len(a.pos) + len(a.keys))
+}
+
 // bind sets the parameters in the macro's scope.
 func (m *macro) bind(in *interp, a args) error {
+	a, err := m.special(in, a)
+	if err != nil {
+		return err
+	}
 	vals, err := a.bind(m.def.name, m.def.params)
 	if err != nil {
 		return err

@@ -96,6 +96,7 @@ func TestSegments(t *testing.T) {
 		{`{{ messages[0].content|tojson }}`, `" ab<x>cd "`},
 		{`{{ ['<x>'] }}`, "['<x>']"},
 		{`{% set x %}<{{ messages[1].content }}>{% endset %}{{ x }}`, "⟨<⟩y⟨>⟩"},
+		{`{% macro m(a) %}{{ a }}{{ caller('z') }}{% endmacro %}{% call(b) m(*['l']) %}<{{ messages[1].content }}{{ b }}>{% endcall %}`, "⟨l<⟩y⟨z>⟩"},
 		{`{% macro m(a) %}<{{ a }}>{% endmacro %}{{ m('l') + m(messages[1].content) }}`, "⟨<l><⟩y⟨>⟩"},
 		{`{% for c in 'p' ~ messages[1].content %}{{ c }}{% endfor %}`, "⟨p⟩y"},
 		{`{{ '%s|%s'|format('a', messages[1].content) }}`, "⟨a|⟩y"},
