@@ -58,6 +58,7 @@ type weights struct {
 	b        backend.Backend
 	progress func(uint64)
 	finite   bool // refuse values that are NaN or infinite
+	eight    bool // keep float matrices in 8 bits
 	used     map[string]bool
 	read     uint64 // tensor bytes so far
 	resident uint64 // bytes the backend keeps
@@ -116,6 +117,9 @@ func (w *weights) place(info checkpoint.Info, src backend.Source) backend.Matrix
 	if w.err != nil {
 		return nil
 	}
+	if w.eight && !src.DType.Quantized() && src.Cols%tensor.Q8_0.BlockSize() == 0 {
+		src = inEightBits(src)
+	}
 	m, err := w.b.NewMatrix(src)
 	if err != nil {
 		w.fail("%w", err)
@@ -123,6 +127,27 @@ func (w *weights) place(info checkpoint.Info, src backend.Source) backend.Matrix
 	}
 	w.resident += m.Bytes()
 	return m
+}
+
+// inEightBits is a float matrix as Q8_0.
+func inEightBits(src backend.Source) backend.Source {
+	out := src
+	out.DType = tensor.Q8_0
+	out.Read = func(dst []byte, row0, n int) error {
+		size, err := src.RowBytes()
+		if err != nil {
+			return err
+		}
+		raw, values := make([]byte, n*size), make([]float32, n*src.Cols)
+		if err := src.Read(raw, row0, n); err != nil {
+			return err
+		}
+		if err := tensor.Decode(src.DType, values, raw); err != nil {
+			return fmt.Errorf("tensor %q: %w", src.Name, err)
+		}
+		return tensor.Encode(tensor.Q8_0, dst, values)
+	}
+	return out
 }
 
 // rows reads raw rows of a matrix.
