@@ -2,6 +2,7 @@ package sestina
 
 import (
 	"fmt"
+	"strings"
 
 	"sestina/engine"
 	"sestina/internal/sysmem"
@@ -74,3 +75,6 @@ func (o *Options) kvDType() (tensor.DType, error) {
 	}
 	return 0, fmt.Errorf("--kv-cache-dtype %q is unknown; choose auto, f32, f16, bf16, q8_0 or q4_0", o.KVCacheDType)
 }
+
+// KVDType names the formats of K and V as --kv-cache-dtype does.
+func (p Pool) KVDType() string { return strings.ToLower(p.DType.String()) }

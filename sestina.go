@@ -46,6 +46,9 @@ type Options struct {
 	SpeculativeConfig  string // JSON, see speculate.go; "" = n-gram lookup, then the checkpoint's MTP layer, with automatic depth
 	KVCacheDType       string // auto (= f16) | f32 | f16 | bf16 | q8_0 | q4_0
 	KVCacheMemoryBytes uint64 // 0 = a quarter of the free memory, at most what the limits can use
+	KVHostTierBytes    uint64 // host memory for KV blocks that the pool has no room for; 0 = none, or 256 MiB on the way to a disk tier
+	KVDiskTier         string // folder for them, which survives restarts; "" = none
+	KVDiskTierBytes    uint64 // limit of that folder; 0 = 8 GiB
 	ModelProgress      func(done, total uint64)
 	Profile            bool        // time every operation of the backend, see LLM.Parts
 	Pull               hub.Options // how a model that is not here is fetched
@@ -70,6 +73,9 @@ func (o *Options) Check() error {
 		return err
 	}
 	if _, err := o.speculation(); err != nil {
+		return err
+	}
+	if err := o.checkTiers(); err != nil {
 		return err
 	}
 	_, err = o.kvDType()
@@ -138,7 +144,15 @@ func Open(ctx context.Context, name string, opt Options) (*LLM, error) {
 		l.Close()
 		return nil, err
 	}
+	if opt.Tier, err = l.newTier(&opt, r); err != nil {
+		r.Close()
+		l.Close()
+		return nil, err
+	}
 	if l.Engine, err = engine.New(r, pool.Blocks, opt.Options); err != nil {
+		if opt.Tier != nil {
+			opt.Tier.Close()
+		}
 		r.Close()
 		l.Close()
 		return nil, err

@@ -23,9 +23,13 @@ type keyring struct {
 	secret  []byte
 }
 
-func newKeyring(keys []string) (keyring, error) {
-	k := keyring{secret: make([]byte, 32)}
-	rand.Read(k.secret)
+// newKeyring makes salts with a secret; nil is one of this process alone.
+func newKeyring(keys []string, secret []byte) (keyring, error) {
+	k := keyring{secret: secret}
+	if secret == nil {
+		k.secret = make([]byte, 32)
+		rand.Read(k.secret)
+	}
 	for _, key := range keys {
 		if strings.TrimSpace(key) == "" {
 			return k, errors.New("--api-key is empty; leave it out to serve without a key")

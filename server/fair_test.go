@@ -4,7 +4,7 @@ import "testing"
 
 // A client that varies its cache_salt stays one client to fairness.
 func TestSaltsDoNotMakeTenants(t *testing.T) {
-	k, err := newKeyring([]string{"one", "two"})
+	k, err := newKeyring([]string{"one", "two"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

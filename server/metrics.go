@@ -188,6 +188,9 @@ func (s *snapshot) Collect(ch chan<- prometheus.Metric) {
 	gauge(descQueueTokens, float64(st.WaitingTokens))
 	counter(descFailed, st.FailedSteps)
 	counter(descRebuilds, st.Rebuilds)
+	collectTier(&st, func(d *prometheus.Desc, t prometheus.ValueType, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, t, v, labels...)
+	})
 	ready := 0.0
 	if s.engine.Ready() == nil {
 		ready = 1

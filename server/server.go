@@ -104,7 +104,7 @@ func New(llm *sestina.LLM, cfg Config) (*Server, error) {
 		}
 	}
 	var err error
-	if s.keys, err = newKeyring(cfg.APIKeys); err != nil {
+	if s.keys, err = newKeyring(cfg.APIKeys, llm.CacheSecret()); err != nil {
 		return nil, err
 	}
 	if err := s.metrics.register(s); err != nil {

@@ -19,6 +19,8 @@ type modelFlags struct {
 	model  string
 	opt    sestina.Options
 	kvMem  byteSize
+	kvHost byteSize
+	kvDisk byteSize
 	output string
 }
 
@@ -33,6 +35,9 @@ func (f *modelFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.opt.ActivationDType, "activation-dtype", "auto", "auto (int8 for integer weight formats, bf16 for BF16) or f32")
 	fs.StringVar(&f.opt.KVCacheDType, "kv-cache-dtype", "auto", "auto (f16), f32, f16, bf16, or quantised: q8_0, q4_0 (head size a multiple of 32)")
 	fs.Var(&f.kvMem, "kv-cache-memory-bytes", "size of the KV pool, e.g. 2G (0 = a quarter of free memory, at most what the limits use)")
+	fs.Var(&f.kvHost, "kv-host-tier-bytes", "host memory for K/V that the pool has no room for, e.g. 4G (0 = none; with --kv-disk-tier 256M)")
+	fs.StringVar(&f.opt.KVDiskTier, "kv-disk-tier", "", "folder for K/V that the pool has no room for; it survives restarts")
+	fs.Var(&f.kvDisk, "kv-disk-tier-bytes", "limit of that folder (0 = 8G)")
 	fs.IntVar(&f.opt.MaxModelLen, "max-model-len", 0, "longest prompt + output in tokens (0 = the model's context)")
 	fs.IntVar(&f.opt.MaxNumBatchedTokens, "max-num-batched-tokens", 0, "rows of one step (0 = 512)")
 	fs.IntVar(&f.opt.BlockSize, "block-size", 0, "tokens per KV block (0 = 16)")
@@ -61,7 +66,7 @@ func (f *modelFlags) check(cmd *cobra.Command) error {
 	if err := checkOutput(cmd, f.output); err != nil {
 		return err
 	}
-	f.opt.KVCacheMemoryBytes = uint64(f.kvMem)
+	f.opt.KVCacheMemoryBytes, f.opt.KVHostTierBytes, f.opt.KVDiskTierBytes = uint64(f.kvMem), uint64(f.kvHost), uint64(f.kvDisk)
 	if err := f.opt.Check(); err != nil {
 		return usageError{err, commandPath(cmd)}
 	}

@@ -3,6 +3,7 @@ package tier
 import (
 	"bytes"
 	"container/list"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -80,6 +81,7 @@ type disk struct {
 	identity [32]byte
 	limit    int64
 	lock     *os.File // nil: another process writes, this one reads
+	secret   []byte
 
 	mu      sync.Mutex
 	records map[Key]*record // of the writer
@@ -106,7 +108,12 @@ func openDisk(cfg Config, blockBytes int, log *slog.Logger) (*disk, error) {
 	if err := d.takeLock(); err != nil {
 		return nil, err
 	}
-	if err := d.head(id); err != nil {
+	err := d.head(id)
+	if err != nil {
+		d.close()
+		return nil, err
+	}
+	if d.secret, err = d.keepSecret(); err != nil {
 		d.close()
 		return nil, err
 	}
@@ -171,7 +178,7 @@ func (d *disk) begin(path string, id Identity) error {
 		return err
 	}
 	for _, e := range entries {
-		if name := e.Name(); name != "lock" && !strings.HasPrefix(name, tempPrefix) {
+		if name := e.Name(); name != "lock" && name != secretFile && !strings.HasPrefix(name, tempPrefix) {
 			return fmt.Errorf("the folder is not empty (%s) and has no %s; give an empty one", name, headFile)
 		}
 	}
@@ -180,6 +187,23 @@ func (d *disk) begin(path string, id Identity) error {
 		return err
 	}
 	return d.place(path, append(text, '\n'))
+}
+
+const secretFile = "secret"
+
+// keepSecret reads the folder's secret, or makes one.
+func (d *disk) keepSecret() ([]byte, error) {
+	path := filepath.Join(d.dir, secretFile)
+	secret, err := readUpTo(path, 64)
+	if err == nil && len(secret) == 32 {
+		return secret, nil
+	}
+	if !d.writer() {
+		return nil, fmt.Errorf("%s is missing or broken, and another process writes this folder", path)
+	}
+	secret = make([]byte, 32)
+	rand.Read(secret)
+	return secret, d.place(path, secret)
 }
 
 func readUpTo(path string, most int64) ([]byte, error) {

@@ -155,6 +155,15 @@ func New(pool Pool, cfg Config) (*Store, error) {
 // Contents names what the blocks depend on; it is the same after a restart.
 func (s *Store) Contents() string { return s.contents }
 
+// Secret is kept in the folder, so that salts made with it are the same after a
+// restart and in other processes; nil without a disk.
+func (s *Store) Secret() []byte {
+	if s.disk == nil {
+		return nil
+	}
+	return s.disk.secret
+}
+
 func (s *Store) bytes(e *entry) []byte {
 	return s.arena.Bytes()[e.slot*s.size:][:s.size:s.size]
 }

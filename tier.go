@@ -1,0 +1,80 @@
+package sestina
+
+import (
+	"errors"
+	"fmt"
+
+	"sestina/checkpoint"
+	"sestina/runner"
+	"sestina/runner/tier"
+)
+
+// Defaults of the KV tiers.
+const (
+	DefaultKVHostTierBytes = 256 << 20 // with a disk tier: everything on its way passes through it
+	DefaultKVDiskTierBytes = 8 << 30
+)
+
+// checkTiers refuses what contradicts itself.
+func (o *Options) checkTiers() error {
+	switch {
+	case o.KVDiskTierBytes > 0 && o.KVDiskTier == "":
+		return errors.New("--kv-disk-tier-bytes needs --kv-disk-tier DIR")
+	case o.tiered() && o.Techniques.PrefixCaching == "off":
+		return errors.New("--kv-host-tier-bytes and --kv-disk-tier find K/V by prefix: leave prefix caching on, or take them away")
+	}
+	return nil
+}
+
+func (o *Options) tiered() bool { return o.KVHostTierBytes > 0 || o.KVDiskTier != "" }
+
+// newTier opens what lies below the pool of r; nil if nothing was asked for.
+func (l *LLM) newTier(opt *Options, r *runner.ModelRunner) (*tier.Store, error) {
+	if !opt.tiered() {
+		return nil, nil
+	}
+	cfg := tier.Config{HostBytes: opt.KVHostTierBytes, Dir: opt.KVDiskTier, DiskBytes: opt.KVDiskTierBytes, Log: opt.Log}
+	if cfg.Dir != "" {
+		if cfg.HostBytes == 0 {
+			cfg.HostBytes = max(DefaultKVHostTierBytes, 8*uint64(r.Cache().BlockBytes()))
+		}
+		if cfg.DiskBytes == 0 {
+			cfg.DiskBytes = DefaultKVDiskTierBytes
+		}
+		var err error
+		if cfg.Identity, err = l.tierIdentity(opt, r); err != nil {
+			return nil, err
+		}
+	}
+	return tier.New(r.Cache(), cfg)
+}
+
+// tierIdentity is all that the bytes of a block depend on, by contents and not by
+// name. By the numerics contract (ARCHITECTURE.md) that is neither the instruction
+// set nor the threads; its version goes up when the contract's arithmetic changes.
+func (l *LLM) tierIdentity(opt *Options, r *runner.ModelRunner) (id tier.Identity, err error) {
+	c, err := checkpoint.Open(l.Path)
+	if err != nil {
+		return id, err
+	}
+	defer c.Close()
+	activations := opt.ActivationDType
+	if activations == "" {
+		activations = "auto"
+	}
+	id = tier.Identity{Model: l.Name, Numerics: "contract 1, activations " + activations, KVDType: l.Pool.KVDType(),
+		BlockSize: l.Pool.BlockSize, Layout: r.Cache().Layout()}
+	if id.Contents, err = c.Digest(); err != nil {
+		return id, fmt.Errorf("the model's digest, for --kv-disk-tier: %w", err)
+	}
+	return id, nil
+}
+
+// CacheSecret is what salts of the prefix cache should be derived with, so that
+// each tenant finds its own in the disk tier after a restart; nil: any will do.
+func (l *LLM) CacheSecret() []byte {
+	if t := l.Engine.Options().Tier; t != nil {
+		return t.Secret()
+	}
+	return nil
+}
