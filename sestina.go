@@ -144,7 +144,7 @@ func Open(ctx context.Context, name string, opt Options) (*LLM, error) {
 		l.Close()
 		return nil, err
 	}
-	if opt.Tier, err = l.newTier(&opt, r); err != nil {
+	if opt.Tier, err = l.newTier(ctx, &opt, r); err != nil {
 		r.Close()
 		l.Close()
 		return nil, err

@@ -1,6 +1,7 @@
 package sestina
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -29,7 +30,7 @@ func (o *Options) checkTiers() error {
 func (o *Options) tiered() bool { return o.KVHostTierBytes > 0 || o.KVDiskTier != "" }
 
 // newTier opens what lies below the pool of r; nil if nothing was asked for.
-func (l *LLM) newTier(opt *Options, r *runner.ModelRunner) (*tier.Store, error) {
+func (l *LLM) newTier(ctx context.Context, opt *Options, r *runner.ModelRunner) (*tier.Store, error) {
 	if !opt.tiered() {
 		return nil, nil
 	}
@@ -42,8 +43,8 @@ func (l *LLM) newTier(opt *Options, r *runner.ModelRunner) (*tier.Store, error) 
 			cfg.DiskBytes = DefaultKVDiskTierBytes
 		}
 		var err error
-		if cfg.Identity, err = l.tierIdentity(opt, r); err != nil {
-			return nil, err
+		if cfg.Identity, err = l.tierIdentity(ctx, opt, r); err != nil {
+			return nil, fmt.Errorf("the model's digest, for --kv-disk-tier: %w", err)
 		}
 	}
 	return tier.New(r.Cache(), cfg)
@@ -52,7 +53,7 @@ func (l *LLM) newTier(opt *Options, r *runner.ModelRunner) (*tier.Store, error) 
 // tierIdentity is all that the bytes of a block depend on, by contents and not by
 // name. By the numerics contract (ARCHITECTURE.md) that is neither the instruction
 // set nor the threads; its version goes up when the contract's arithmetic changes.
-func (l *LLM) tierIdentity(opt *Options, r *runner.ModelRunner) (id tier.Identity, err error) {
+func (l *LLM) tierIdentity(ctx context.Context, opt *Options, r *runner.ModelRunner) (id tier.Identity, err error) {
 	c, err := checkpoint.Open(l.Path)
 	if err != nil {
 		return id, err
@@ -64,10 +65,18 @@ func (l *LLM) tierIdentity(opt *Options, r *runner.ModelRunner) (id tier.Identit
 	}
 	id = tier.Identity{Model: l.Name, Numerics: "contract 1, activations " + activations, KVDType: l.Pool.KVDType(),
 		BlockSize: l.Pool.BlockSize, Layout: r.Cache().Layout()}
-	if id.Contents, err = c.Digest(); err != nil {
-		return id, fmt.Errorf("the model's digest, for --kv-disk-tier: %w", err)
+	id.Contents, err = c.Digest()
+	if err != nil {
+		return id, err
 	}
-	return id, nil
+	mtp, err := mtpSource(ctx, c, opt)
+	if err == nil && mtp != nil && mtp != c { // its layer's K and V are in every block too
+		defer mtp.Close()
+		var more string
+		more, err = mtp.Digest()
+		id.Contents += "+" + more
+	}
+	return id, err
 }
 
 // CacheSecret is what salts of the prefix cache should be derived with, so that
