@@ -113,6 +113,7 @@ type LLM struct {
 	draft    *LLM                // the draft model, if there is one
 	runner   *runner.ModelRunner // of a draft model; an engine owns its own
 	bos, eos string
+	digest   string // of the checkpoint, for a disk tier
 }
 
 // Pool is the KV cache's size in its three units.
@@ -217,6 +218,12 @@ func load(ctx context.Context, name string, opt *Options) (*LLM, error) {
 	}
 	if err := l.loadWeights(ctx, c, opt); err != nil {
 		return nil, fmt.Errorf("%s: %w", found.Name, err)
+	}
+	if opt.KVDiskTier != "" {
+		if l.digest, err = digest(c); err != nil {
+			l.backend.Close()
+			return nil, fmt.Errorf("%s: its digest, for --kv-disk-tier: %w", found.Name, err)
+		}
 	}
 	opt.EOG = append(opt.EOG, l.endIDs(c)...)
 	return l, nil

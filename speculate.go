@@ -142,7 +142,7 @@ func (s *speculation) methods(mtp bool) []string {
 // speaks the target's vocabulary.
 func (l *LLM) loadDraft(ctx context.Context, name string, o *Options, res *spec.Resources) error {
 	own := *o
-	own.Techniques.Speculation, own.EOG, own.Speculator = "off", nil, nil
+	own.Techniques.Speculation, own.EOG, own.Speculator, own.KVDiskTier = "off", nil, nil, ""
 	d, err := load(ctx, name, &own)
 	if err != nil {
 		return err

@@ -44,33 +44,33 @@ func (l *LLM) newTier(ctx context.Context, opt *Options, r *runner.ModelRunner) 
 		}
 		var err error
 		if cfg.Identity, err = l.tierIdentity(ctx, opt, r); err != nil {
-			return nil, fmt.Errorf("the model's digest, for --kv-disk-tier: %w", err)
+			return nil, fmt.Errorf("the MTP file's digest, for --kv-disk-tier: %w", err)
 		}
 	}
 	return tier.New(r.Cache(), cfg)
+}
+
+// digest names the contents of a checkpoint, which are still those that were loaded.
+func digest(c *checkpoint.Checkpoint) (string, error) {
+	d, err := c.Digest()
+	if err == nil {
+		err = c.CheckUnchanged()
+	}
+	return d, err
 }
 
 // tierIdentity is all that the bytes of a block depend on, by contents and not by
 // name. By the numerics contract (ARCHITECTURE.md) that is neither the instruction
 // set nor the threads; its version goes up when the contract's arithmetic changes.
 func (l *LLM) tierIdentity(ctx context.Context, opt *Options, r *runner.ModelRunner) (id tier.Identity, err error) {
-	c, err := checkpoint.Open(l.Path)
-	if err != nil {
-		return id, err
-	}
-	defer c.Close()
 	activations := opt.ActivationDType
 	if activations == "" {
 		activations = "auto"
 	}
-	id = tier.Identity{Model: l.Name, Numerics: "contract 1, activations " + activations, KVDType: l.Pool.KVDType(),
+	id = tier.Identity{Model: l.Name, Contents: l.digest, Numerics: "contract 1, activations " + activations, KVDType: l.Pool.KVDType(),
 		BlockSize: l.Pool.BlockSize, Layout: r.Cache().Layout()}
-	id.Contents, err = c.Digest()
-	if err != nil {
-		return id, err
-	}
-	mtp, err := mtpSource(ctx, c, opt)
-	if err == nil && mtp != nil && mtp != c { // its layer's K and V are in every block too
+	mtp, err := mtpSource(ctx, nil, opt)
+	if err == nil && mtp != nil { // its layer's K and V are in every block too
 		defer mtp.Close()
 		var more string
 		more, err = mtp.Digest()
