@@ -2,13 +2,11 @@ package sestina
 
 import (
 	"fmt"
-	"strings"
 
 	"sestina/engine"
 	"sestina/internal/sysmem"
 	"sestina/model"
 	"sestina/runner"
-	"sestina/tensor"
 )
 
 // sizePool decides how many KV blocks to allocate: what was asked for, else a
@@ -22,10 +20,13 @@ func sizePool(info model.Info, opt *Options) (Pool, error) {
 		return p, fmt.Errorf("--block-size is %d; it must be at least 1", p.BlockSize)
 	}
 	var err error
-	if p.DType, err = opt.kvDType(); err != nil {
+	if p.Format, err = ParseKVFormat(opt.KVCacheDType); err != nil {
 		return p, err
 	}
-	p.TokenBytes = runner.CacheSpec(info, runner.Config{BlockSize: p.BlockSize, KVDType: p.DType}).TokenBytes()
+	if p.layers, err = p.Format.Layers(len(info.CacheLayers)); err != nil {
+		return p, err
+	}
+	p.TokenBytes = runner.CacheSpec(info, p.config()).TokenBytes()
 	blockBytes := p.TokenBytes * uint64(p.BlockSize)
 
 	length := opt.MaxModelLen
@@ -57,24 +58,10 @@ func (o *Options) seqs() int {
 	return o.MaxNumSeqs
 }
 
-// kvDType is the KV cache's element type; auto is f16.
-func (o *Options) kvDType() (tensor.DType, error) {
-	switch o.KVCacheDType {
-	case "", "auto", "f16":
-		return tensor.F16, nil
-	case "f32":
-		return tensor.F32, nil
-	case "bf16":
-		return tensor.BF16, nil
-	case "q8_0":
-		return tensor.Q8_0, nil
-	case "q4_0":
-		return tensor.Q4_0, nil
-	case "fp8":
-		return 0, fmt.Errorf("--kv-cache-dtype %s is not built yet; choose auto, f32, f16, bf16, q8_0 or q4_0", o.KVCacheDType)
-	}
-	return 0, fmt.Errorf("--kv-cache-dtype %q is unknown; choose auto, f32, f16, bf16, q8_0 or q4_0", o.KVCacheDType)
-}
-
 // KVDType names the formats of K and V as --kv-cache-dtype does.
-func (p Pool) KVDType() string { return strings.ToLower(p.DType.String()) }
+func (p Pool) KVDType() string { return p.Format.String() }
+
+// config is the pool as the runner makes it.
+func (p Pool) config() runner.Config {
+	return runner.Config{Blocks: p.Blocks, BlockSize: p.BlockSize, KVDType: p.Format.DType, KVDTypes: p.layers}
+}

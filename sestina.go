@@ -44,7 +44,7 @@ type Options struct {
 	ISA                string // force a kernel family; "" = the best
 	ActivationDType    string // auto | f32
 	SpeculativeConfig  string // JSON, see speculate.go; "" = n-gram lookup, then the checkpoint's MTP layer, with automatic depth
-	KVCacheDType       string // auto (= f16) | f32 | f16 | bf16 | q8_0 | q4_0
+	KVCacheDType       string // auto (= f16) | f32 | f16 | bf16 | q8_0 | q4_0, and by layer: see KVFormat
 	KVCacheMemoryBytes uint64 // 0 = a quarter of the free memory, at most what the limits can use
 	KVHostTierBytes    uint64 // host memory for KV blocks that the pool has no room for; 0 = none, or 256 MiB on the way to a disk tier
 	KVDiskTier         string // folder for them, which survives restarts; "" = none
@@ -78,7 +78,7 @@ func (o *Options) Check() error {
 	if err := o.checkTiers(); err != nil {
 		return err
 	}
-	_, err = o.kvDType()
+	_, err = ParseKVFormat(o.KVCacheDType)
 	return err
 }
 
@@ -121,7 +121,8 @@ type Pool struct {
 	Blocks, BlockSize int
 	Bytes             uint64
 	TokenBytes        uint64
-	DType             tensor.DType
+	Format            KVFormat
+	layers            []tensor.DType // Format of each layer; nil when all are alike
 }
 
 // Tokens is the number of positions the pool holds.
@@ -284,7 +285,7 @@ func (l *LLM) newRunner(opt *Options) (*runner.ModelRunner, Pool, error) {
 	if err != nil {
 		return nil, pool, err
 	}
-	cfg := runner.Config{Blocks: pool.Blocks, BlockSize: pool.BlockSize, KVDType: pool.DType}
+	cfg := pool.config()
 	if l.Info.MTP {
 		s, err := opt.speculation()
 		if err != nil {

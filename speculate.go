@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"sestina/checkpoint"
@@ -143,6 +144,7 @@ func (s *speculation) methods(mtp bool) []string {
 func (l *LLM) loadDraft(ctx context.Context, name string, o *Options, res *spec.Resources) error {
 	own := *o
 	own.Techniques.Speculation, own.EOG, own.Speculator, own.KVDiskTier = "off", nil, nil, ""
+	own.KVCacheDType, _, _ = strings.Cut(own.KVCacheDType, ",") // its layers are others
 	d, err := load(ctx, name, &own)
 	if err != nil {
 		return err

@@ -248,7 +248,7 @@ func (b *bencher) report(all []sample) *Report {
 	r := &Report{Schema: "sestina.bench/1", Config: b.cfg,
 		Machine: Machine{CPU: cpuinfo.Name(), Cores: runtime.NumCPU(), Features: cpuinfo.Features(), Backend: b.llm.Describe, OS: runtime.GOOS + "/" + runtime.GOARCH},
 		Model: Model{Name: b.llm.Name, Arch: b.llm.Info.Arch, Params: b.llm.Info.Params, StepBytes: b.llm.Info.StepBytes,
-			KVDType: b.llm.Pool.DType.String()}}
+			KVDType: b.llm.Pool.KVDType()}}
 	add := func(name, unit string, get func(sample) float64) {
 		var v []float64
 		for _, s := range all {

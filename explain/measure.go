@@ -112,7 +112,7 @@ func (m *measurement) kvCache(s *Section) error {
 
 func (m *measurement) pagedAttention(s *Section) error {
 	p := m.llm.Pool
-	s.counted("this model's K and V of a token", float64(p.TokenBytes)/1024, "KiB", p.DType.String())
+	s.counted("this model's K and V of a token", float64(p.TokenBytes)/1024, "KiB", p.KVDType())
 	s.counted("tokens in its pool", float64(p.Tokens()), "", fmt.Sprintf("%d blocks of %d, %s", p.Blocks, p.BlockSize, size(p.Bytes)))
 	s.counted("users of 50 tokens in its pool, 2,048 reserved", float64(p.Tokens()/reserved), "", "")
 	s.counted("users of 50 tokens in its pool, in blocks", float64(p.Blocks/((used+p.BlockSize-1)/p.BlockSize)), "", "")

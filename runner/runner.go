@@ -17,6 +17,7 @@ type Config struct {
 	Blocks    int // physical blocks
 	BlockSize int // tokens per block
 	KVDType   tensor.DType
+	KVDTypes  []tensor.DType // of each layer; nil: KVDType in every layer
 
 	// For a model with an MTP layer: how many sequences may draft with it at once,
 	// and how far. Drafts get spare blocks behind the pool's. 0: nobody drafts.
@@ -67,7 +68,7 @@ func New(m model.Model, b backend.Backend, cfg Config) (*ModelRunner, error) {
 
 // CacheSpec is the pool that New would allocate, to size it beforehand.
 func CacheSpec(info model.Info, cfg Config) backend.CacheSpec {
-	return backend.CacheSpec{Layers: info.CacheLayers, Blocks: cfg.Blocks, BlockSize: cfg.BlockSize, DType: cfg.KVDType}
+	return backend.CacheSpec{Layers: info.CacheLayers, Blocks: cfg.Blocks, BlockSize: cfg.BlockSize, DType: cfg.KVDType, DTypes: cfg.KVDTypes}
 }
 
 // Info describes the model.

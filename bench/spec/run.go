@@ -75,7 +75,7 @@ func (s *suite) prepare(name string) error {
 	defer llm.Close()
 	s.path, s.opt.ModelProgress = llm.Path, nil
 	s.report.Machine = bench.Machine{CPU: cpuinfo.Name(), Cores: runtime.NumCPU(), Features: cpuinfo.Features(), Backend: llm.Describe, OS: runtime.GOOS + "/" + runtime.GOARCH}
-	s.report.Model = bench.Model{Name: llm.Name, Arch: llm.Info.Arch, Params: llm.Info.Params, StepBytes: llm.Info.StepBytes, KVDType: llm.Pool.DType.String()}
+	s.report.Model = bench.Model{Name: llm.Name, Arch: llm.Info.Arch, Params: llm.Info.Params, StepBytes: llm.Info.StepBytes, KVDType: llm.Pool.KVDType()}
 	s.prompts = map[string][][]int32{}
 	for _, set := range s.cfg.Sets {
 		texts, err := prompts.Set(set)

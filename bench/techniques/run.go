@@ -11,7 +11,6 @@ import (
 	"sestina/engine"
 	"sestina/explain/plan"
 	"sestina/internal/cpuinfo"
-	"sestina/tensor"
 )
 
 const usualContext = 2048 // what the seed article's server reserves
@@ -83,18 +82,15 @@ func newSuite(ctx context.Context, name string, opt sestina.Options, cfg Config)
 
 // memory is what K and V of all seats take in blocks, and at least one context.
 func memory(shape plan.Shape, opt sestina.Options, cfg Config) (uint64, error) {
-	d := tensor.F16
-	if name := opt.KVCacheDType; name != "" && name != "auto" {
-		var err error
-		if d, err = tensor.ParseDType(name); err != nil {
-			return 0, err
-		}
+	format, err := sestina.ParseKVFormat(opt.KVCacheDType)
+	if err != nil {
+		return 0, err
 	}
 	bytes := uint64(0)
 	for _, r := range []plan.Request{
 		{Users: cfg.seats(), Context: cfg.longest()}, {Users: 1, Context: cfg.MaxModelLen},
 	} {
-		r.KVDType, r.BlockSize = d, opt.BlockSize
+		r.KVDType, r.KVLayers, r.BlockSize = format.DType, format.Layers, opt.BlockSize
 		p, err := plan.Make(shape, r)
 		if err != nil {
 			return 0, err

@@ -33,7 +33,7 @@ func (f *modelFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.opt.Backend, "backend", "cpu", "cpu, or ref (the slow scalar oracle)")
 	fs.StringVar(&f.opt.ISA, "isa", "", "force a kernel family: generic, avx2, avx512vnni, amx")
 	fs.StringVar(&f.opt.ActivationDType, "activation-dtype", "auto", "auto (int8 for integer weight formats, bf16 for BF16) or f32")
-	fs.StringVar(&f.opt.KVCacheDType, "kv-cache-dtype", "auto", "auto (f16), f32, f16, bf16, or quantised: q8_0, q4_0 (head size a multiple of 32)")
+	fs.StringVar(&f.opt.KVCacheDType, "kv-cache-dtype", "auto", "auto (f16), f32, f16, bf16, or quantised: q8_0, q4_0 (head size a multiple of 32); by layer: q4_0,0-1=f16,29=f16")
 	fs.Var(&f.kvMem, "kv-cache-memory-bytes", "size of the KV pool, e.g. 2G (0 = a quarter of free memory, at most what the limits use)")
 	fs.Var(&f.kvHost, "kv-host-tier-bytes", "host memory for K/V that the pool has no room for, e.g. 4G (0 = none; with --kv-disk-tier 256M)")
 	fs.StringVar(&f.opt.KVDiskTier, "kv-disk-tier", "", "folder for K/V that the pool has no room for; it survives restarts")

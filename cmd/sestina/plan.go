@@ -51,7 +51,7 @@ figures come from the code that allocates. A model file is read for its shape al
 	fs.IntVar(&f.shape.Vocab, "vocab", 0, "vocabulary")
 	fs.Float64Var(&f.params, "params", 0, "parameters, e.g. 70e9, where the shape is not known in full")
 	fs.StringVar(&f.dtype, "dtype", "f16", "weight format of a shape that is no file: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k")
-	fs.StringVar(&f.kvDType, "kv-cache-dtype", "f16", "f16, bf16, f32, q8_0 or q4_0")
+	fs.StringVar(&f.kvDType, "kv-cache-dtype", "f16", "f16, bf16, f32, q8_0 or q4_0, and by layer as in q4_0,0-1=f16")
 	fs.IntVar(&f.req.BlockSize, "block-size", 16, "tokens per KV block")
 	fs.IntVar(&f.req.Context, "context", 0, "tokens of each user (default: the model's context, else 4096)")
 	fs.IntVar(&f.req.Users, "users", 1, "users at once")
@@ -73,9 +73,11 @@ func (f *planFlags) run(cmd *cobra.Command) error {
 			f.req.Context = 4096
 		}
 	}
-	if f.req.KVDType, err = tensor.ParseDType(f.kvDType); err != nil {
-		return usagef(cmd, "--kv-cache-dtype: %v", err)
+	format, err := sestina.ParseKVFormat(f.kvDType)
+	if err != nil {
+		return usageError{err, commandPath(cmd)}
 	}
+	f.req.KVDType, f.req.KVLayers, f.req.KVName = format.DType, format.Layers, format.String()
 	f.req.Memory = uint64(f.memory)
 	p, err := plan.Make(shape, f.req)
 	if err != nil {

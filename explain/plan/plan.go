@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 
 	"sestina/backend"
 	"sestina/backend/cpu/attention"
@@ -14,10 +15,12 @@ import (
 // Request is what the memory is wanted for.
 type Request struct {
 	KVDType   tensor.DType
-	BlockSize int    // tokens per KV block
-	Context   int    // tokens of each user, prompt and output
-	Users     int    // at once
-	Memory    uint64 // bytes there are; 0 = not asked
+	KVLayers  func(n int) ([]tensor.DType, error) // formats of n layers, where they differ; nil: KVDType in all
+	KVName    string                              // how to call them; "" = KVDType's name
+	BlockSize int                                 // tokens per KV block
+	Context   int                                 // tokens of each user, prompt and output
+	Users     int                                 // at once
+	Memory    uint64                              // bytes there are; 0 = not asked
 }
 
 // Plan is the answer.
@@ -67,16 +70,22 @@ func Make(s Shape, r Request) (*Plan, error) {
 	if r.Context < 1 || r.Users < 1 || r.Context > maxCount || r.Users > maxCount {
 		return nil, fmt.Errorf("--context %d and --users %d: both must be at least 1 and at most %d", r.Context, r.Users, maxCount)
 	}
-	p := &Plan{Schema: "sestina.plan/1", Shape: s, KVDType: r.KVDType.String(), BlockSize: r.BlockSize, Context: r.Context, Users: r.Users}
-	var err error
-	if p.BlockBytes, err = blockBytes(s.layers(), r); err != nil {
-		return nil, err
-	}
-	mha, err := blockBytes(s.expanded(), r)
+	formats, err := r.formats(len(s.layers()))
 	if err != nil {
 		return nil, err
 	}
-	p.TokenBytes = runner.CacheSpec(model.Info{CacheLayers: s.layers()}, runner.Config{BlockSize: r.BlockSize, KVDType: r.KVDType}).TokenBytes()
+	if r.KVName == "" {
+		r.KVName = r.KVDType.String()
+	}
+	p := &Plan{Schema: "sestina.plan/1", Shape: s, KVDType: r.KVName, BlockSize: r.BlockSize, Context: r.Context, Users: r.Users}
+	if p.BlockBytes, err = blockBytes(s.layers(), r, formats); err != nil {
+		return nil, err
+	}
+	mha, err := blockBytes(s.expanded(), r, formats)
+	if err != nil {
+		return nil, err
+	}
+	p.TokenBytes = runner.CacheSpec(model.Info{CacheLayers: s.layers()}, runner.Config{BlockSize: r.BlockSize, KVDTypes: formats}).TokenBytes()
 	var sum sums
 	p.UserBytes = sum.mul(p.blocks(r.Context), p.BlockBytes)
 	p.MHABytes = sum.mul(p.blocks(r.Context), mha)
@@ -91,16 +100,26 @@ func Make(s Shape, r Request) (*Plan, error) {
 	return p, nil
 }
 
+// formats is the format of each of n layers.
+func (r *Request) formats(n int) ([]tensor.DType, error) {
+	if r.KVLayers != nil {
+		if all, err := r.KVLayers(n); all != nil || err != nil {
+			return all, err
+		}
+	}
+	return slices.Repeat([]tensor.DType{r.KVDType}, n), nil
+}
+
 // blocks is how many blocks n tokens take.
 func (p *Plan) blocks(n int) uint64 {
 	return (uint64(n) + uint64(p.BlockSize) - 1) / uint64(p.BlockSize)
 }
 
 // blockBytes is one block over all layers, as a pool allocates it.
-func blockBytes(layers []backend.CacheLayer, r Request) (uint64, error) {
+func blockBytes(layers []backend.CacheLayer, r Request, formats []tensor.DType) (uint64, error) {
 	var total uint64
-	for _, l := range layers {
-		layout := attention.Layout{KVHeads: l.KVHeads, HeadDim: l.HeadDim, BlockSize: r.BlockSize, DType: r.KVDType}
+	for i, l := range layers {
+		layout := attention.Layout{KVHeads: l.KVHeads, HeadDim: l.HeadDim, BlockSize: r.BlockSize, DType: formats[i]}
 		if err := layout.Validate(); err != nil {
 			return 0, err
 		}
