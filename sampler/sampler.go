@@ -58,7 +58,19 @@ type Sample struct {
 	Token   int32
 	Logprob float32        // of Token; 0 without Logprobs
 	Top     []TokenLogprob // the most likely, descending, ties by id; valid until the next Sample
+	Origin  Origin         // set by whoever verifies drafts
 }
+
+// Origin is what speculation had to do with a token.
+type Origin uint8
+
+// The origins. A pass with drafts commits accepted ones, then a recovered or a bonus token.
+const (
+	Plain     Origin = iota // no draft had its place
+	Accepted                // it was drafted, and the target drew it
+	Recovered               // drawn in place of a rejected draft
+	Bonus                   // drawn after the last of the drafts, all accepted
+)
 
 // New returns the sampler of one choice of a request. vocab is the length of
 // every logits row, prompt the tokens that the output follows (counted by the

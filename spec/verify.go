@@ -102,6 +102,7 @@ func (v *Verification) verify(t *Target, drafts []int32, draw func(i int) (s sam
 			}
 			return err
 		}
+		s.Origin = origin(i, len(drafts), accepted)
 		v.Samples = append(v.Samples, s)
 		v.Tokens = append(v.Tokens, s.Token)
 		t.Sampler.Commit(s.Token)
@@ -113,6 +114,19 @@ func (v *Verification) verify(t *Target, drafts []int32, draw func(i int) (s sam
 			return nil
 		}
 	}
+}
+
+// origin of the token in place of draft i of n, or behind the last.
+func origin(i, n int, accepted bool) sampler.Origin {
+	switch {
+	case accepted:
+		return sampler.Accepted
+	case i < n:
+		return sampler.Recovered
+	case n > 0:
+		return sampler.Bonus
+	}
+	return sampler.Plain
 }
 
 // rejection draws by rejection sampling against the drafts' distributions.

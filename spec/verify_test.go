@@ -94,6 +94,20 @@ func decode(t *testing.T, m toy, p batch.SamplingParams, e ender, propose func(o
 		if v.Finish == batch.NotFinished && v.Recovered() == v.Bonus() {
 			t.Fatalf("drafts %v: %+v is neither recovered nor bonus", drafts, v)
 		}
+		for i, s := range v.Samples {
+			want := sampler.Plain
+			switch {
+			case i < v.Accepted:
+				want = sampler.Accepted
+			case v.Recovered():
+				want = sampler.Recovered
+			case len(drafts) > 0:
+				want = sampler.Bonus
+			}
+			if s.Origin != want {
+				t.Fatalf("drafts %v, token %d of %+v: origin %d, want %d", drafts, i, v, s.Origin, want)
+			}
+		}
 		stats.Drafted += v.Drafted
 		stats.Accepted += v.Accepted
 		out = append(out, v.Tokens...)

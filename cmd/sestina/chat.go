@@ -23,6 +23,7 @@ type session struct {
 	messages []chat.Message // without the system message
 	last     string         // summary of the last answer
 	line     *term.Terminal
+	colour   bool // what was drafted
 }
 
 const chatHelp = `/help           this list
@@ -38,7 +39,7 @@ func (f *runFlags) chat(ctx context.Context, llm *sestina.LLM, opt sestina.Gener
 	if llm.Template == nil {
 		return fmt.Errorf("%s has no chat template: give a prompt to continue (sestina run -m … --raw \"text\")", llm.Name)
 	}
-	s := &session{llm: llm, opt: opt, system: f.system}
+	s := &session{llm: llm, opt: opt, system: f.system, colour: f.colours()}
 	s.line = term.NewTerminal(struct {
 		io.Reader
 		io.Writer
@@ -123,12 +124,16 @@ func (s *session) answer() {
 	}
 	var text strings.Builder
 	doc := runDocument{}
+	var paint *painter
+	if s.colour {
+		paint = newPainter(s.llm, s.opt.Special)
+	}
 	for d, err := range s.llm.GenerateIDs(ctx, ids, s.opt) {
 		if err != nil {
 			note("\nsestina: %v", err)
 			break
 		}
-		fmt.Print(d.Text)
+		fmt.Print(paint.paint(&d))
 		text.WriteString(d.Text)
 		if d.Result != nil {
 			doc.fill(d.Result)

@@ -49,7 +49,7 @@ Text piped to stdin is appended to the prompt. Without a prompt, on a terminal, 
 	fs.StringVar(&f.system, "system", "", "system message")
 	fs.BoolVar(&f.raw, "raw", false, "continue the prompt as it is, without the chat template")
 	fs.BoolVar(&f.show, "show-special", false, "show special tokens in the answer")
-	fs.BoolVar(&f.more, "verbose", false, "say how many draft tokens were accepted, too")
+	fs.BoolVar(&f.more, "verbose", false, "say how many draft tokens were accepted; on a terminal, colour them and the tokens drawn in place of rejected ones")
 	f.registerSampling(fs)
 	return cmd
 }
@@ -157,18 +157,31 @@ func (f *modelFlags) open(ctx context.Context) (*sestina.LLM, error) {
 	return llm, nil
 }
 
+// colours reports whether what was drafted is to be coloured, and says how.
+func (f *runFlags) colours() bool {
+	on := f.more && f.output == "text" && term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("NO_COLOR") == ""
+	if on {
+		note("%saccepted drafts%s, %srecovered tokens%s, all others", green, reset, yellow, reset)
+	}
+	return on
+}
+
 // answer streams one answer, or prints it as one JSON object.
 func (f *runFlags) answer(ctx context.Context, llm *sestina.LLM, ids []int32, opt sestina.GenerateOptions) error {
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
 	doc := runDocument{Schema: "sestina.run/1", TokenIDs: []int32{}}
 	var text strings.Builder
+	var paint *painter
+	if f.colours() {
+		paint = newPainter(llm, f.show)
+	}
 	for d, err := range llm.GenerateIDs(ctx, ids, opt) {
 		if err != nil {
 			return err
 		}
 		if f.output == "text" {
-			fmt.Fprint(out, d.Text)
+			fmt.Fprint(out, paint.paint(&d))
 			out.Flush()
 		}
 		text.WriteString(d.Text)
