@@ -23,7 +23,7 @@ import (
 type speculation struct {
 	Method  string          `json:"method"`                 // a registered proposer; "" = mtp where the checkpoint holds a layer, else ngram
 	Model   string          `json:"model"`                  // a draft model, or an MTP file
-	Tokens  int             `json:"num_speculative_tokens"` // longest draft; 0 = 8
+	Tokens  int             `json:"num_speculative_tokens"` // longest draft; 0 = 12
 	Depth   string          `json:"depth"`                  // auto: as pays, none included; fixed: always that many
 	Options json.RawMessage `json:"options"`                // the method's own
 
@@ -64,7 +64,7 @@ func (o *Options) speculation() (speculation, error) {
 		return s, fmt.Errorf("--speculative-config: depth %q is unknown; choose auto or fixed", s.Depth)
 	}
 	if s.Tokens == 0 {
-		s.Tokens = 8
+		s.Tokens = spec.DefaultDraft
 	}
 	return s, nil
 }

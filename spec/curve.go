@@ -20,7 +20,12 @@ import (
 // contexts, a hotter or busier machine make all steps slower, and a step of one
 // size then says something about the others. Both follow the error of each
 // prediction by a fixed fraction, more while little is known; one slow step (a
-// page fault, a busy machine) counts as a slightly slow one. Test: TestCurveLearns.
+// page fault, a busy machine) counts as a slightly slow one.
+//
+// A first measurement is not believed when it is slow: it would make rows of that
+// number look dear, so that they were not tried again, and the mistake would
+// stay. It counts as doubt slower than expected, and the fastest of the first
+// warmUp decides. Tests: TestCurveLearns, TestOneSlowStepIsNotBelieved.
 type Curve struct {
 	prior func(rows int) time.Duration
 	drift float64
@@ -33,6 +38,7 @@ type Curve struct {
 type knot struct {
 	shape float64
 	n     float64 // measurements; 0 = none
+	least float64 // what the fastest of the first measurements says of shape
 }
 
 const (
@@ -41,6 +47,7 @@ const (
 	warmUp     = 3 // of the first measurements of a knot the fastest counts: pages are touched, buffers grow
 	driftRate  = 0.05
 	shapeRate  = 0.1
+	doubt      = 0.1  // of ln c: most that a first measurement counts as slower than expected
 	clampError = 0.35 // of ln c: a step 1.4 times slower or faster than expected
 )
 
@@ -93,11 +100,14 @@ func (c *Curve) Observe(rows int, took time.Duration) {
 		*k = knot{n: 1}
 		return
 	}
+	measured := was + err // the shape that would explain it
 	switch k.n++; {
 	case k.n == 1:
-		k.shape = was + err // all of it is the prior's error
+		k.least = measured
+		k.shape = was + min(err, doubt)
 	case k.n <= warmUp:
-		k.shape += min(err, 0)
+		k.least = min(k.least, measured)
+		k.shape = k.least
 	default:
 		err = min(max(err, -clampError), clampError)
 		k.shape += max(shapeRate, 1/k.n) * err

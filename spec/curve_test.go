@@ -68,6 +68,32 @@ func TestCurveLearns(t *testing.T) {
 	}
 }
 
+// A page fault in the first step of eight rows must not end drafts of seven for
+// good; steps that are really dear are believed once they have been so twice.
+func TestOneSlowStepIsNotBelieved(t *testing.T) {
+	ratio := func(eight ...time.Duration) float64 {
+		c := NewCurve(nil)
+		for range 10 {
+			c.Observe(1, 10*time.Millisecond)
+		}
+		for _, took := range eight {
+			c.Observe(8, took)
+		}
+		return float64(c.At(8)) / float64(c.At(1))
+	}
+	dear, cheap := 80*time.Millisecond, 13*time.Millisecond
+	believed := ratio()
+	if got := ratio(dear); got > 1.2*believed {
+		t.Errorf("after one slow step eight rows cost %.2f steps, before it %.2f", got, believed)
+	}
+	if got := ratio(dear, cheap); math.Abs(got-1.3) > 0.01 {
+		t.Errorf("slow, then 1.3 times a plain step: %.2f", got)
+	}
+	if got := ratio(dear, dear); math.Abs(got-8) > 0.01 {
+		t.Errorf("8 times a plain step, twice: %.2f", got)
+	}
+}
+
 // Nothing that is observed makes a curve say nonsense.
 func FuzzCurve(f *testing.F) {
 	f.Add(int64(1), int64(1), int64(1000), int64(7))

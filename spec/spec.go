@@ -39,6 +39,11 @@ import (
 // MaxDraft is the longest draft that anybody proposes or verifies.
 const MaxDraft = 16
 
+// DefaultDraft is the longest draft where nobody says. On text that repeats its
+// prompt 12 commit a quarter more tokens a pass than 8 where rows are cheap, and
+// the depth controller asks for fewer where they are not.
+const DefaultDraft = 12
+
 // Classes is how many grades of confidence a proposer may give its drafts; each
 // has its own acceptance history. A proposer that cannot tell uses 0.
 const Classes = 4

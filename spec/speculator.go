@@ -10,7 +10,7 @@ import (
 // Config says how a Speculator works. Its zero value, with a vocabulary, is usable.
 type Config struct {
 	Vocab    int    // of the target model
-	MaxDraft int    // longest draft; 0 = 8
+	MaxDraft int    // longest draft; 0 = 12
 	Fixed    int    // > 0: always so many drafts, no depth controller
 	Curve    *Curve // of this model on this machine; nil = unknown
 
@@ -84,7 +84,7 @@ type ProposerStats struct {
 // sequences that those before it had no idea for.
 func New(cfg Config, proposers ...Proposer) *Speculator {
 	if cfg.MaxDraft == 0 {
-		cfg.MaxDraft = 8
+		cfg.MaxDraft = DefaultDraft
 	}
 	cfg.MaxDraft = min(cfg.MaxDraft, MaxDraft)
 	if cfg.Fixed > 0 {
