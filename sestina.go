@@ -114,6 +114,8 @@ type LLM struct {
 	runner   *runner.ModelRunner // of a draft model; an engine owns its own
 	bos, eos string
 	digest   string // of the checkpoint, for a disk tier
+
+	keepCurve func() // nil without speculation
 }
 
 // Pool is the KV cache's size in its three units.
@@ -166,7 +168,9 @@ func Open(ctx context.Context, name string, opt Options) (*LLM, error) {
 func (l *LLM) Close() error {
 	var err error
 	if l.Engine != nil {
-		err = l.Engine.Close()
+		if err = l.Engine.Close(); err == nil && l.keepCurve != nil {
+			l.keepCurve()
+		}
 	}
 	if l.runner != nil {
 		l.runner.Close()

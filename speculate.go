@@ -118,7 +118,8 @@ func (l *LLM) newSpeculator(ctx context.Context, target *runner.ModelRunner, o *
 		}
 		chain = append(chain, p)
 	}
-	cfg := spec.Config{Vocab: l.Info.Vocab, MaxDraft: s.Tokens, RejectionSampling: s.Rejection, Curve: spec.NewCurve(prior(l.Info))}
+	cfg := spec.Config{Vocab: l.Info.Vocab, MaxDraft: s.Tokens, RejectionSampling: s.Rejection}
+	cfg.Curve, l.keepCurve = l.newCurve(o)
 	if s.Depth == "fixed" {
 		cfg.Fixed = s.Tokens
 	}

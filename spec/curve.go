@@ -181,9 +181,12 @@ func (c *Curve) measured(rows int) float64 {
 
 // Point is one measured place of a curve.
 type Point struct {
-	Rows int
-	Took time.Duration
+	Rows int           `json:"rows"`
+	Took time.Duration `json:"ns"`
 }
+
+// Steps counts the measurements since the start.
+func (c *Curve) Steps() uint64 { return c.steps }
 
 // Points are what the curve has learnt, ascending by rows, to be kept under the
 // model's and the machine's names and given to Restore at the next start.
