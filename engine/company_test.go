@@ -74,6 +74,12 @@ func sampling(r *rand.Rand) batch.SamplingParams {
 		p.Logprobs = r.IntN(4)
 	}
 	if r.IntN(3) == 0 {
+		p.LogitBias = []batch.LogitBias{{ID: int32(r.IntN(vocab)), Bias: 5}, {ID: int32(r.IntN(vocab)), Bias: -100}}
+	}
+	if r.IntN(3) == 0 {
+		p.XTC = batch.XTC{Probability: 0.5, Threshold: 0.1}
+	}
+	if r.IntN(3) == 0 {
 		p.StopIDs, p.MinTokens = []int32{int32(r.IntN(vocab)), int32(r.IntN(vocab))}, r.IntN(6)
 	}
 	return p
@@ -83,7 +89,13 @@ func sampling(r *rand.Rand) batch.SamplingParams {
 // the prefix cache: what every other way must equal.
 func answersAlone(t testing.TB, reqs []Request, backend string) []answer {
 	t.Helper()
-	e := setup{backend: backend, opt: Options{Techniques: Techniques{Batching: "none", PrefixCaching: "off"}}}.open(t)
+	return setup{backend: backend, opt: Options{Techniques: Techniques{Batching: "none", PrefixCaching: "off"}}}.alone(t, reqs)
+}
+
+// alone asks one request after the other.
+func (s setup) alone(t testing.TB, reqs []Request) []answer {
+	t.Helper()
+	e := s.open(t)
 	out := make([]answer, len(reqs))
 	for i, req := range reqs {
 		out[i] = ask(t, e, req)
@@ -160,12 +172,12 @@ var companies = []company{
 	{"preempted, no cache", 16, 4, Options{MaxNumSeqs: 16, Techniques: Techniques{PrefixCaching: "off"}}, 3},
 }
 
-func (c *company) open(t testing.TB, reqs []Request, backend string) *Engine {
+func (c *company) open(t testing.TB, reqs []Request, backend, kv string) *Engine {
 	longest := 0
 	for _, r := range reqs {
 		longest = max(longest, len(r.Prompt)+r.MaxTokens)
 	}
-	s := setup{backend: backend, blocks: (int(c.pool*float64(longest)) + c.blockSize - 1) / c.blockSize, blockSize: c.blockSize, opt: c.opt}
+	s := setup{backend: backend, kv: kv, blocks: (int(c.pool*float64(longest)) + c.blockSize - 1) / c.blockSize, blockSize: c.blockSize, opt: c.opt}
 	if n := 0; c.every > 0 {
 		s.fail.onSchedule = func() {
 			if n++; n%c.every == 0 {
@@ -201,7 +213,7 @@ func TestRealModelInCompanyEqualsItselfAlone(t *testing.T) {
 }
 
 func (c *company) test(t *testing.T, reqs []Request, want []answer, backend string) {
-	e := c.open(t, reqs, backend)
+	e := c.open(t, reqs, backend, "")
 	tokens := compare(t, reqs, together(t, e, reqs, 3, nil), want)
 	st := e.Stats()
 	per := float64(st.Preemptions) / float64(len(reqs))

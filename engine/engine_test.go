@@ -28,7 +28,8 @@ const (
 
 // setup is a model with a pool and options, as tests vary them.
 type setup struct {
-	backend           string // of a tiny model: "cpu", "cpu q8_0", "cpu mistral"; "" = the hash model
+	backend           string // of a tiny model: "cpu", "cpu q8_0", "cpu mistral", "cpu qwen3"; "" = the hash model
+	kv                string // its KV format; "" = f16
 	delay             func(rows int) time.Duration
 	blocks, blockSize int
 	opt               Options
@@ -81,7 +82,7 @@ func (s setup) prepare(t testing.TB) (*Engine, error) {
 	s.opt.BlockSize = s.blockSize
 	r, err := newHashRunner(s.blocks, s.blockSize, s.delay)
 	if s.backend != "" {
-		r = newTinyRunner(t, s.backend, s.blocks, s.blockSize)
+		r = newTinyRunner(t, s.backend, s.kv, s.blocks, s.blockSize)
 	}
 	if err != nil {
 		return nil, err
@@ -115,10 +116,17 @@ func closeChecked(t testing.TB, e *Engine) {
 	}
 }
 
-func newTinyRunner(t testing.TB, name string, blocks, blockSize int) *runner.ModelRunner {
+func newTinyRunner(t testing.TB, name, kv string, blocks, blockSize int) *runner.ModelRunner {
 	t.Helper()
+	format := tensor.F16
+	if kv != "" {
+		var err error
+		if format, err = tensor.ParseDType(kv); err != nil {
+			t.Fatal(err)
+		}
+	}
 	name, which, _ := strings.Cut(name, " ")
-	path := map[string]string{"": tiny, "mistral": "../model/testdata/hf/mistral", "q8_0": "../model/testdata/gguf/llama_plain_q8_0.gguf"}[which]
+	path := map[string]string{"": tiny, "mistral": "../model/testdata/hf/mistral", "qwen3": "../model/testdata/hf/qwen3", "q8_0": "../model/testdata/gguf/llama_plain_q8_0.gguf"}[which]
 	c, err := checkpoint.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -129,11 +137,11 @@ func newTinyRunner(t testing.TB, name string, blocks, blockSize int) *runner.Mod
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Close() })
-	m, err := model.Load(c, b, model.Options{MaxRows: 512, MaxLogitRows: 64})
+	m, err := model.Load(c, b, model.Options{MaxRows: 512, MaxLogitRows: 512})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := runner.New(m, b, runner.Config{Blocks: blocks, BlockSize: blockSize, KVDType: tensor.F16})
+	r, err := runner.New(m, b, runner.Config{Blocks: blocks, BlockSize: blockSize, KVDType: format})
 	if err != nil {
 		t.Fatal(err)
 	}

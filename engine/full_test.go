@@ -82,7 +82,7 @@ func TestForcedPreemptionChangesNothing(t *testing.T) {
 	reqs := workload(22, 60)
 	want := answersAlone(t, reqs, "")
 	c := company{"", 7, 3, Options{MaxNumSeqs: 16}, 3}
-	e := c.open(t, reqs, "")
+	e := c.open(t, reqs, "", "")
 	tokens := compare(t, reqs, together(t, e, reqs, 3, nil), want)
 	per := float64(e.Stats().Preemptions) / float64(len(reqs))
 	if per < 3 {
