@@ -149,6 +149,7 @@ var (
 	descDrafted     = desc("vllm:spec_decode_num_draft_tokens_total", "Draft tokens that were verified.")
 	descAccepted    = desc("vllm:spec_decode_num_accepted_tokens_total", "Draft tokens that were accepted.")
 	descAcceptedAt  = desc("vllm:spec_decode_num_accepted_tokens_per_pos_total", "Draft tokens that were accepted, by place in the draft.", "position")
+	descDraftFaults = desc("sestina_spec_proposer_faults_total", "Drafts that were done without: the proposer failed or returned nonsense.", "proposer")
 	descReady       = desc("sestina_ready", "1 while new requests are served.")
 )
 
@@ -201,6 +202,7 @@ func (s *snapshot) Collect(ch chan<- prometheus.Metric) {
 		counter(descAccepted, sp.Accepted)
 		var tried, accepted []uint64
 		for _, p := range sp.Proposers {
+			counter(descDraftFaults, p.Faults, p.Name)
 			for at := range p.At {
 				if at == len(tried) {
 					tried, accepted = append(tried, 0), append(accepted, 0)

@@ -46,9 +46,10 @@ func TestSpeculationIsCounted(t *testing.T) {
 		return fmt.Sprintf(`vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",model_name="tiny",position="%d"}`, position)
 	}
 	for name, want := range map[string]float64{
-		`vllm:spec_decode_num_drafts_total{engine="0",model_name="tiny"}`:          26,
-		`vllm:spec_decode_num_draft_tokens_total{engine="0",model_name="tiny"}`:    100,
-		`vllm:spec_decode_num_accepted_tokens_total{engine="0",model_name="tiny"}`: 100,
+		`vllm:spec_decode_num_drafts_total{engine="0",model_name="tiny"}`:                   26,
+		`vllm:spec_decode_num_draft_tokens_total{engine="0",model_name="tiny"}`:             100,
+		`vllm:spec_decode_num_accepted_tokens_total{engine="0",model_name="tiny"}`:          100,
+		`sestina_spec_proposer_faults_total{engine="0",model_name="tiny",proposer="ngram"}`: 0,
 		at(0): 26, at(1): 26, at(2): 24, at(3): 24,
 	} {
 		if v, ok := got[name]; !ok || v != want {
