@@ -130,6 +130,7 @@ type StepInfo struct {
 	ID               uint64
 	Duration         time.Duration // from scheduling to delivery
 	Rows, Seqs       int
+	Drafts           int // of Rows
 	Running, Waiting int
 }
 
@@ -188,9 +189,12 @@ func (e *Engine) measure(step *batch.Step, at time.Time) {
 	e.curve.observe(rows, s.LastDuration)
 	e.trace.done(e.result, s.LastDuration)
 	if o := e.observer; o != nil && o.Step != nil {
-		st := e.sched.Stats()
+		st, drafts := e.sched.Stats(), 0
+		for i := range step.Seqs {
+			drafts += step.Seqs[i].NumDrafts
+		}
 		e.tell(func() {
-			o.Step(StepInfo{ID: step.ID, Duration: s.LastDuration, Rows: rows, Seqs: len(step.Seqs), Running: st.Running, Waiting: st.Waiting})
+			o.Step(StepInfo{ID: step.ID, Duration: s.LastDuration, Rows: rows, Seqs: len(step.Seqs), Drafts: drafts, Running: st.Running, Waiting: st.Waiting})
 		})
 	}
 }

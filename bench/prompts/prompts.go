@@ -15,15 +15,37 @@ var files embed.FS
 // Names lists the sets.
 func Names() []string { return []string{"chat", "code", "edit", "json", "poetry"} }
 
+// Mixed is the set of all sets' prompts, one of each in turn.
+const Mixed = "mixed"
+
 // Set returns the prompts of a set.
 func Set(name string) ([]string, error) {
+	if name == Mixed {
+		return mixed()
+	}
 	data, err := files.ReadFile(name + ".txt")
 	if err != nil {
-		return nil, fmt.Errorf("there is no prompt set %q; there are %v", name, Names())
+		return nil, fmt.Errorf("there is no prompt set %q; there are %v and %s", name, Names(), Mixed)
 	}
 	var out []string
 	for _, p := range strings.Split(string(data), "\n===\n") {
 		out = append(out, strings.TrimSpace(p))
+	}
+	return out, nil
+}
+
+func mixed() (out []string, err error) {
+	for i, more := 0, true; more; i++ {
+		more = false
+		for _, name := range Names() {
+			set, err := Set(name)
+			if err != nil {
+				return nil, err
+			}
+			if i < len(set) {
+				out, more = append(out, set[i]), true
+			}
+		}
 	}
 	return out, nil
 }

@@ -27,6 +27,15 @@ func TestSets(t *testing.T) {
 			seen[p] = true
 		}
 	}
+	all, err := Set(Mixed)
+	if err != nil || len(all) != len(seen) {
+		t.Errorf("%d mixed prompts of %d (%v)", len(all), len(seen), err)
+	}
+	for i, p := range all {
+		if set, _ := Set(Names()[i%len(Names())]); !seen[p] || set[i/len(Names())] != p {
+			t.Errorf("mixed prompt %d is not the turn of set %s", i, Names()[i%len(Names())])
+		}
+	}
 	if _, err := Set("../prompts"); err == nil {
 		t.Error("a set that does not exist was found")
 	}

@@ -33,7 +33,7 @@ func (s *suite) curve() ([]Point, error) {
 	var mu sync.Mutex
 	var last engine.StepInfo
 	opt := s.opt
-	opt.MaxNumSeqs, opt.MaxModelLen = 1, 2*curvePrompt
+	opt.MaxNumSeqs, opt.MaxModelLen, opt.StoreDir = 1, 2*curvePrompt, s.nowhere
 	opt.Techniques.Speculation = "auto"
 	opt.SpeculativeConfig = fmt.Sprintf(`{"method":"ngram","num_speculative_tokens":%d,"depth":"fixed","options":{"pool_tokens":-1}}`, spec.MaxDraft)
 	opt.Observer = &engine.Observer{Step: func(i engine.StepInfo) { mu.Lock(); last = i; mu.Unlock() }}

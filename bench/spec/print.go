@@ -46,7 +46,7 @@ func (r *Report) title() string {
 
 // rows are the table's, its heading first.
 func (r *Report) rows() [][]string {
-	rows := [][]string{{"set", "streams", "temp", "tok/s on", "tok/s off", "on/off", "cold", "tokens/pass", "drafts/step", "accepted", "by position", "ids"}}
+	rows := [][]string{{"set", "streams", "temp", "tok/s on", "tok/s off", "on/off", "cold", "tokens/pass", "drafts/step", "over time", "accepted", "by position", "ids"}}
 	for _, c := range r.Cells {
 		accepted, ids := "–", "equal"
 		if c.Drafted > 0 {
@@ -57,12 +57,20 @@ func (r *Report) rows() [][]string {
 		}
 		rows = append(rows, []string{c.Set, fmt.Sprint(c.Streams), fmt.Sprint(c.Temperature), c.On.String(), c.Off.String(),
 			fmt.Sprintf("%.2fx (%.2f–%.2f)", c.Ratio.OfMedians, c.Ratio.Min, c.Ratio.Max), fmt.Sprintf("%.2fx", c.Cold),
-			fmt.Sprintf("%.2f", c.TokensPerPass), fmt.Sprintf("%.2f", c.DraftsPerPass), accepted, percents(c.ByPosition), ids})
+			fmt.Sprintf("%.2f", c.TokensPerPass), fmt.Sprintf("%.2f", c.DraftsPerPass), decimals(c.OverTime), accepted, percents(c.ByPosition), ids})
 	}
 	return rows
 }
 
 func (s Speed) String() string { return fmt.Sprintf("%.1f (%.1f–%.1f)", s.Median, s.Min, s.Max) }
+
+func decimals(v []float64) string {
+	var parts []string
+	for _, x := range v {
+		parts = append(parts, fmt.Sprintf("%.1f", x))
+	}
+	return strings.Join(parts, " ")
+}
 
 // percents lists acceptance by position, the first eight.
 func percents(v []float64) string {

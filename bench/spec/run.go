@@ -2,9 +2,11 @@ package spec
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -32,6 +34,7 @@ func Run(ctx context.Context, name string, opt sestina.Options, cfg Config, prog
 	if err := s.prepare(name); err != nil {
 		return nil, err
 	}
+	s.nowhere = filepath.Join(os.TempDir(), "sestina-bench-"+rand.Text())
 	for _, set := range cfg.Sets {
 		for _, streams := range cfg.Streams {
 			for _, t := range cfg.Temperatures {
@@ -56,6 +59,7 @@ func Run(ctx context.Context, name string, opt sestina.Options, cfg Config, prog
 type suite struct {
 	ctx      context.Context
 	path     string
+	nowhere  string // a folder that does not exist, so that no cost curve is kept
 	opt      sestina.Options
 	cfg      Config
 	prompts  map[string][][]int32
@@ -82,7 +86,11 @@ func (s *suite) prepare(name string) error {
 		if err != nil {
 			return err
 		}
-		for i, text := range texts[:min(s.cfg.Prompts, len(texts))] {
+		n := s.cfg.Prompts
+		if set == prompts.Mixed {
+			n *= len(prompts.Names())
+		}
+		for i, text := range texts[:min(n, len(texts))] {
 			ids, err := encode(llm, text)
 			if err != nil {
 				return err
@@ -106,9 +114,43 @@ func encode(llm *sestina.LLM, text string) ([]int32, error) {
 	return ids, err
 }
 
-// open makes one side's engine, with room for all streams.
-func (s *suite) open(streams int, speculation string) (*sestina.LLM, error) {
+// timeline is how many drafts a sequence had in each step that held no prompt.
+type timeline struct {
+	mu    sync.Mutex
+	depth []float64
+}
+
+func (t *timeline) step(i engine.StepInfo) {
+	if i.Rows == i.Seqs+i.Drafts {
+		t.mu.Lock()
+		t.depth = append(t.depth, float64(i.Drafts)/float64(i.Seqs))
+		t.mu.Unlock()
+	}
+}
+
+// parts are the means of n equal parts.
+func (t *timeline) parts(n int) (out []float64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range n {
+		part := t.depth[i*len(t.depth)/n : (i+1)*len(t.depth)/n]
+		sum := 0.
+		for _, d := range part {
+			sum += d
+		}
+		out = append(out, sum/float64(max(1, len(part))))
+	}
+	return out
+}
+
+// open makes one side's engine, with room for all streams. It keeps no cost curve
+// for the next: every cell begins with the roofline.
+func (s *suite) open(streams int, speculation string, depth *timeline) (*sestina.LLM, error) {
 	opt := s.opt
+	opt.StoreDir = s.nowhere
+	if depth != nil {
+		opt.Observer = &engine.Observer{Step: depth.step}
+	}
 	opt.MaxNumSeqs = streams
 	opt.MaxModelLen = s.longest + s.cfg.OutputLen
 	opt.Techniques.Speculation = speculation
@@ -121,6 +163,7 @@ func (s *suite) open(streams int, speculation string) (*sestina.LLM, error) {
 // side is one engine and what its repetitions showed; the first is the cold one.
 type side struct {
 	llm     *sestina.LLM
+	depth   *timeline
 	speed   []float64
 	answers [][]int32 // of all repetitions
 	tokens  int       // after each request's first
@@ -132,12 +175,13 @@ type side struct {
 func (s *suite) cell(set string, streams int, temperature float32) error {
 	var sides [2]side // on, off
 	for i, speculation := range []string{"auto", "off"} {
-		llm, err := s.open(streams, speculation)
+		depth := &timeline{}
+		llm, err := s.open(streams, speculation, depth)
 		if err != nil {
 			return err
 		}
 		defer llm.Close()
-		sides[i].llm = llm
+		sides[i].llm, sides[i].depth = llm, depth
 	}
 	n := len(s.prompts[set])
 	requests := (n + streams - 1) / streams * streams // whole waves
@@ -180,6 +224,9 @@ func (s *suite) repetition(d *side, prompts [][]int32, requests, streams, rep in
 	d.speed = append(d.speed, float64(tokens)/took.Seconds())
 	return nil
 }
+
+// timeParts is how many parts depth over time has.
+const timeParts = 5
 
 // answer is what one request showed.
 type answer struct {
@@ -262,6 +309,7 @@ func (c *Cell) fill(on, off *side) {
 			c.Differing++
 		}
 	}
+	c.OverTime = on.depth.parts(timeParts)
 	if after := settled(on.llm.Engine); after != nil {
 		c.Tried, c.ByPosition = positions(&spec.Stats{Proposers: make([]spec.ProposerStats, len(after.Proposers))}, after)
 	}

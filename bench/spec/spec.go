@@ -47,7 +47,7 @@ type Config struct {
 	Sets         []string  `json:"sets"`    // of sestina/bench/prompts; none: the cost curve alone
 	Streams      []int     `json:"streams"` // requests at once, one cell each
 	Temperatures []float32 `json:"temperatures"`
-	Prompts      int       `json:"prompts"`    // of each set, at most
+	Prompts      int       `json:"prompts"`    // of each set, at most; mixed has so many of each
 	OutputLen    int       `json:"output_len"` // longest answer in tokens
 	Reps         int       `json:"reps"`       // of each side, after the cold one
 	Acceptance   float64   `json:"synthetic_acceptance,omitempty"`
@@ -61,8 +61,8 @@ func Defaults() Config {
 // Check refuses what cannot be measured.
 func (c *Config) Check() error {
 	for _, s := range c.Sets {
-		if !slices.Contains(prompts.Names(), s) {
-			return fmt.Errorf("--sets: there is no prompt set %q; there are all, none, %v", s, prompts.Names())
+		if s != prompts.Mixed && !slices.Contains(prompts.Names(), s) {
+			return fmt.Errorf("--sets: there is no prompt set %q; there are all, none, %s, %v", s, prompts.Mixed, prompts.Names())
 		}
 	}
 	for _, n := range c.Streams {
@@ -117,6 +117,7 @@ type Cell struct {
 	Accepted      int       `json:"accepted"`
 	ByPosition    []float64 `json:"acceptance_by_position"` // of the drafts verified there
 	Tried         []uint64  `json:"verified_by_position"`
+	OverTime      []float64 `json:"depth_over_time"`   // draft rows a sequence and step, in equal parts of all steps, the cold ones first
 	Differing     int       `json:"differing_answers"` // between on and off, over all repetitions
 }
 

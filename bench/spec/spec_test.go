@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,7 +17,7 @@ const tiny = "../../testdata/tiny.gguf"
 // A run on the tiny model: two engines, greedy and drawn, alone and together, and
 // the cost curve. The figures mean nothing; counts and ids do.
 func TestRun(t *testing.T) {
-	cfg := Config{Sets: []string{"chat", "poetry"}, Streams: []int{1, 2}, Temperatures: []float32{0, 1}, Prompts: 2, OutputLen: 48, Reps: 2, Acceptance: 0.8}
+	cfg := Config{Sets: []string{"mixed", "poetry"}, Streams: []int{1, 2}, Temperatures: []float32{0, 1}, Prompts: 2, OutputLen: 48, Reps: 2, Acceptance: 0.8}
 	r, err := Run(t.Context(), tiny, sestina.Options{}, cfg, func(string) {})
 	if err != nil {
 		t.Fatal(err)
@@ -27,11 +28,21 @@ func TestRun(t *testing.T) {
 	drafted := 0
 	for _, c := range r.Cells {
 		drafted += c.Drafted
-		if c.On.Median <= 0 || c.Off.Median <= 0 || c.Cold <= 0 || c.Ratio.Min > c.Ratio.Max || c.Requests != 2 {
+		if c.On.Median <= 0 || c.Off.Median <= 0 || c.Cold <= 0 || c.Ratio.Min > c.Ratio.Max || c.Requests != map[string]int{"mixed": 10, "poetry": 2}[c.Set] {
 			t.Errorf("%+v", c)
 		}
 		if c.Accepted > c.Drafted || c.TokensPerPass < 1 || c.TokensPerPass > 1+c.DraftsPerPass {
 			t.Errorf("%d of %d accepted, %v tokens and %v drafts a pass", c.Accepted, c.Drafted, c.TokensPerPass, c.DraftsPerPass)
+		}
+		if sum := 0.; len(c.OverTime) != timeParts {
+			t.Errorf("depth over time %v", c.OverTime)
+		} else {
+			for _, d := range c.OverTime {
+				sum += d
+			}
+			if (sum > 0) != (c.Drafted > 0) {
+				t.Errorf("depth over time %v, %d drafted", c.OverTime, c.Drafted)
+			}
 		}
 		var hits float64
 		for j, n := range c.Tried {
@@ -66,17 +77,20 @@ func TestRun(t *testing.T) {
 // Answers that differ are found and counted.
 func TestDifferingAnswersAreCounted(t *testing.T) {
 	s := &suite{ctx: t.Context(), cfg: Config{OutputLen: 8}, longest: 8, path: tiny}
-	llm, err := s.open(1, "auto")
+	llm, err := s.open(1, "auto", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer llm.Close()
-	on := side{llm: llm, speed: []float64{1, 3, 2, 4}, answers: [][]int32{{1, 2}, {3}, {4}}, tokens: 100, drafted: 60, hit: 50}
+	on := side{llm: llm, depth: &timeline{depth: []float64{0, 0, 1, 2, 3, 3, 3, 3, 1, 2}}, speed: []float64{1, 3, 2, 4}, answers: [][]int32{{1, 2}, {3}, {4}}, tokens: 100, drafted: 60, hit: 50}
 	off := side{speed: []float64{2, 2, 2, 2}, answers: [][]int32{{1, 2}, {3, 3}, {5}}}
 	var c Cell
 	c.fill(&on, &off)
 	if c.Differing != 2 || c.Cold != 0.5 || c.Ratio != (Ratio{1.5, 1, 2}) || c.On != (Speed{3, 2, 4}) {
 		t.Errorf("%+v", c)
+	}
+	if want := []float64{0, 1.5, 3, 3, 1.5}; !slices.Equal(c.OverTime, want) {
+		t.Errorf("over time %v, want %v", c.OverTime, want)
 	}
 	if c.TokensPerPass != 2 || c.DraftsPerPass != 1.2 {
 		t.Errorf("%v tokens, %v drafts a pass", c.TokensPerPass, c.DraftsPerPass)

@@ -48,7 +48,7 @@ machine, and what published claims would take. The last line is one JSON documen
 	}
 	f.register(cmd)
 	fs := cmd.Flags()
-	fs.StringSliceVar(&sets, "sets", []string{"all"}, fmt.Sprintf("prompt sets: all, none, or some of %v", prompts.Names()))
+	fs.StringSliceVar(&sets, "sets", []string{"all"}, fmt.Sprintf("prompt sets: all, none, or some of %v and %s", prompts.Names(), prompts.Mixed))
 	fs.IntSliceVar(&c.Streams, "streams", c.Streams, "requests at once")
 	fs.Float32SliceVar(&c.Temperatures, "temperatures", c.Temperatures, "0 is greedy")
 	fs.IntVar(&c.Prompts, "prompts", c.Prompts, "of each set, at most")
