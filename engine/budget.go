@@ -10,10 +10,8 @@ import (
 // as it runs: one point per power of two of rows, each a moving average, lines
 // between them. It never falls.
 //
-// It answers how many prompt rows may ride along with running streams: as many
-// as keep the step within twice what the streams alone would cost, so their
-// inter-token latency at most doubles. A step without streams to wait for is
-// kept below maxStep, so that a cancellation or a new request is noticed.
+// A step without streams to wait for is kept below maxStep by it, so that a
+// cancellation or a new request is noticed; for a step with streams see pace.
 type costCurve struct {
 	points [24]point // [i]: steps of [2^i, 2^(i+1)) rows
 }
@@ -85,12 +83,73 @@ func (c *costCurve) expect(n int) time.Duration {
 	return 0
 }
 
+// pace answers how many prompt rows may ride along with running streams: as many
+// as keep a step within twice what the streams alone cost, so that their
+// inter-token latency at most doubles.
+//
+// What they cost alone is measured in steps without prompt rows, apart from all
+// others. What a prompt row adds is measured in the steps that have some, and
+// followed: the row of a prompt's end attends to all of it and may cost twice what
+// the first did, so no curve over rows could know it. Between one such step and
+// the next the rows at most double. That is safe where rows were free so far,
+// because the step waited for memory: twice the rows take twice the time at most.
+//
+// Test: TestLongPromptAtMostDoublesTheGaps, on a virtual clock; `sestina bench fair`
+// measures it.
+type pace struct {
+	all    costCurve // every step, by rows
+	quiet  costCurve // steps without prompt rows, by streams
+	row    float64   // nanoseconds that a prompt row adds to a step with streams, moving average; 0 = not measured
+	proven int       // prompt rows of such a step, lately
+}
+
+// slowdown is what the averages aim at; the rest of the factor of two is for what they miss.
+const slowdown = 1.8
+
+// observe adds a measured step: so many rows, of which so many were streams' own
+// (with their drafts) and the others prompts'.
+func (p *pace) observe(streams, own, rows int, took time.Duration) {
+	p.all.observe(rows, took)
+	prompt := rows - own
+	switch {
+	case streams == 0:
+	case prompt == 0:
+		p.quiet.observe(streams, took)
+	default:
+		row := max(0, float64(took-p.alone(streams))) / float64(prompt)
+		if p.row == 0 {
+			p.row = row
+		} else {
+			p.row += max(-p.row/2, min(row-p.row, p.row)) / 4
+		}
+		if prompt > p.proven/2 { // the end of a prompt is no measure
+			p.proven = prompt
+		}
+	}
+}
+
+// alone is what a step of so many streams and nothing else costs.
+func (p *pace) alone(streams int) time.Duration {
+	if own := p.quiet.expect(streams); own > 0 {
+		return own
+	}
+	return p.all.cost(streams)
+}
+
 // rows is how many rows the next step may have, up to most, with so many
 // streams in it that wait for their next token.
-func (c *costCurve) rows(streams, most int) int {
-	budget := maxStep
-	if streams > 0 {
-		budget = max(2*c.cost(streams), leastStep)
+func (p *pace) rows(streams, most int) int {
+	if streams == 0 {
+		return max(1, sort.Search(most, func(n int) bool { return p.all.cost(n+1) > maxStep }))
 	}
-	return max(1, sort.Search(most, func(n int) bool { return c.cost(n+1) > budget }))
+	own := p.alone(streams)
+	room := max(slowdown*float64(own), float64(leastStep)) - float64(own)
+	prompt := max(1, streams/2)
+	if p.proven > 0 {
+		prompt = max(1, 2*p.proven)
+		if p.row > 0 {
+			prompt = int(min(float64(prompt), room/p.row))
+		}
+	}
+	return min(streams+max(1, prompt), most)
 }

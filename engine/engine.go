@@ -65,7 +65,7 @@ type Engine struct {
 	lapped   time.Time         // until when the loop's time is booked in stats.Spent
 	drafted  []*batch.Sequence // scratch of draft
 	decoding int               // sequences that the last step left with one token to compute
-	curve    costCurve
+	pace     pace
 	setbacks int // rebuilds without a completed step between them
 	stats    Stats
 	observer *Observer
@@ -238,7 +238,7 @@ func (e *Engine) schedule() (step *batch.Step) {
 	}
 	rows := 0
 	if e.opt.timed {
-		rows = e.curve.rows(e.decoding, e.opt.MaxNumBatchedTokens)
+		rows = e.pace.rows(e.decoding, e.opt.MaxNumBatchedTokens)
 		e.sched.SetStepBudget(func(n int) time.Duration { return time.Duration(n) }, time.Duration(rows))
 	}
 	e.draft()

@@ -80,7 +80,7 @@ func (p *pulse) alarm() {
 // times what such steps took so far on a slow machine. Before anything was
 // measured it grows with the rows, so that a large model's first step is no hang.
 func (e *Engine) patience(rows int) time.Duration {
-	if expected := e.curve.expect(rows); expected > 0 {
+	if expected := e.pace.all.expect(rows); expected > 0 {
 		return max(e.opt.StepTimeout, 4*expected)
 	}
 	return e.opt.StepTimeout * time.Duration(1+rows/64)

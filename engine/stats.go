@@ -182,11 +182,23 @@ func (e *Engine) publish() {
 	e.shown.Store(&s)
 }
 
+// decoding counts the sequences of a step that compute one token and its drafts, and their rows.
+func decoding(step *batch.Step) (streams, rows int) {
+	for i := range step.Seqs {
+		if s := &step.Seqs[i]; s.NumTokens-s.NumDrafts == 1 {
+			streams++
+			rows += s.NumTokens
+		}
+	}
+	return streams, rows
+}
+
 // measure records how long a step took that is about to be delivered.
 func (e *Engine) measure(step *batch.Step, at time.Time) {
 	s, rows := &e.stats, step.NumTokens()
 	s.LastStep, s.LastDuration = at, at.Sub(e.began)
-	e.curve.observe(rows, s.LastDuration)
+	streams, own := decoding(step)
+	e.pace.observe(streams, own, rows, s.LastDuration)
 	e.trace.done(e.result, s.LastDuration)
 	if o := e.observer; o != nil && o.Step != nil {
 		st, drafts := e.sched.Stats(), 0

@@ -26,6 +26,9 @@ func (s *Scheduler) Schedule(now time.Duration) *batch.Step {
 	if !p.preempted {
 		s.stalled = p.admit(now)
 	}
+	if !p.prompts {
+		p.tokens += p.withheld
+	}
 	p.drafts()
 	if len(step.Seqs) == 0 {
 		s.free = append(s.free, step)
@@ -51,7 +54,9 @@ func (s *Scheduler) newStep() *batch.Step {
 type plan struct {
 	s         *Scheduler
 	step      *batch.Step
-	tokens    int // rows left
+	tokens    int  // rows left
+	withheld  int  // rows that the time limit keeps from prompts
+	prompts   bool // some of the step's rows are prompts'
 	preempted bool
 }
 
@@ -62,6 +67,7 @@ func (p *plan) add(e *entry, n int) {
 	p.step.Seqs = append(p.step.Seqs, batch.Scheduled{Seq: e.seq, NumTokens: n})
 	e.inFlight = p.step.ID
 	p.tokens -= n
+	p.prompts = p.prompts || n > 1
 }
 
 // single serves the running sequences that miss one token.
@@ -106,8 +112,10 @@ func (s *Scheduler) victim(i int) *entry {
 	return nil
 }
 
-// limitByTime lowers the rows left to what the cost curve allows, but never
-// below one block: a prompt advances however slow the machine is.
+// limitByTime lowers the rows left to what the cost curve allows. A prompt
+// advances however slow the machine is: by a block in a step of its own, and by a
+// row for every four of others', which cannot slow these down much. Where no
+// prompt has rows, drafts get what is withheld here: their proposer weighs costs.
 func (p *plan) limitByTime() {
 	cfg := &p.s.cfg
 	if cfg.StepCost == nil || cfg.StepBudget <= 0 || !cfg.ChunkedPrefill {
@@ -116,7 +124,12 @@ func (p *plan) limitByTime() {
 	used := p.step.NumTokens()
 	most := sort.Search(used+p.tokens, func(n int) bool { return cfg.StepCost(n+1) > cfg.StepBudget })
 	least := p.s.blocks.Config().BlockSize
-	p.tokens = min(p.tokens, max(most-used, least))
+	if used > 0 {
+		least = max(1, min(used/4, least))
+	}
+	left := min(p.tokens, max(most-used, least))
+	p.withheld = p.tokens - left
+	p.tokens = left
 }
 
 // chunk is how many of the missing tokens of a sequence go into this step.

@@ -250,10 +250,10 @@ var mutants = []mutant{
 	{"M46", "a preempted sequence expires as if it had never run", "class: early timeout", "scheduler/scheduler.go",
 		`if e.admitted || now-e.arrived`, `if e.admitted && !mutant("M46") || now-e.arrived`},
 	{"M47", "decodes use up the step's time and prompts starve", "vllm 2731, 1492", "scheduler/schedule.go",
-		`p.tokens = min(p.tokens, max(most-used, least))`, `if mutant("M47") {
+		`left := min(p.tokens, max(most-used, least))`, `if mutant("M47") {
 		least = 0
 	}
-	p.tokens = min(p.tokens, max(most-used, least))`},
+	left := min(p.tokens, max(most-used, least))`},
 	{"M48", "requests are taken while draining", "class: drain", "scheduler/scheduler.go",
 		`if s.draining {`, `if s.draining && !mutant("M48") {`},
 	{"M49", "a recomputation counts as a cache hit", "vllm 25780", "kvcache/manager.go",
