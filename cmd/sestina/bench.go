@@ -57,7 +57,7 @@ must read over its time, as a share of one thread's read bandwidth. The last lin
 	cmd.AddCommand(newBenchServe())
 	cmd.AddCommand(newBenchTechniques())
 	cmd.AddCommand(newBenchPeers(), newBenchKernels(), newBenchCompare())
-	cmd.AddCommand(newBenchSpec())
+	cmd.AddCommand(newBenchSpec(), newBenchFair(), newBenchPrefix())
 	return cmd
 }
 

@@ -40,7 +40,7 @@ func TestExplainPrintsOneDocumentAndCharts(t *testing.T) {
 
 func TestBenchTechniquesFeedsTheStackedSection(t *testing.T) {
 	r := invoke(t, "", "bench", "techniques", "-m", tiny, "--threads", "1", "--users", "3", "--serial-users", "1",
-		"--prompt-len", "20", "--shared-len", "16", "--output-len", "3", "--max-model-len", "64")
+		"--prompt-len", "20", "--shared-len", "16", "--output-len", "3", "--long-output-len", "6", "--max-model-len", "64")
 	lines := strings.Split(strings.TrimSpace(r.stdout), "\n")
 	var doc techniques.Report
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &doc); r.code != 0 || err != nil || doc.Schema != techniques.Schema {
