@@ -257,7 +257,7 @@ var mutants = []mutant{
 	{"M48", "requests are taken while draining", "class: drain", "scheduler/scheduler.go",
 		`if s.draining {`, `if s.draining && !mutant("M48") {`},
 	{"M49", "a recomputation counts as a cache hit", "vllm 25780", "kvcache/manager.go",
-		`if seq.Preemptions == 0 {`, `if seq.Preemptions == 0 || mutant("M49") {`},
+		`first := seq.Preemptions == 0`, `first := seq.Preemptions == 0 || mutant("M49")`},
 	{"M50", "a preempted sequence keeps its blocks", "vllm 46289", "scheduler/queue.go",
 		`s.blocks.Free(e.seq, e.inFlight)
 	e.seq.NumComputed = 0`,
