@@ -105,7 +105,11 @@ func (b *Backend) Name() string { return "cpu" }
 
 // Describe names the kernel family and the thread count, and says what makes them slow.
 func (b *Backend) Describe() string {
-	return describe(b.kernels.ISA, b.team.Threads(), team.DefaultThreads())
+	s := describe(b.kernels.ISA, b.team.Threads(), team.DefaultThreads())
+	if err := matmul.WhyNoAMX(); err != nil {
+		s += fmt.Sprintf(" (AMX not used: %v)", err)
+	}
+	return s
 }
 
 func describe(isa matmul.ISA, threads, free int) string {
@@ -118,9 +122,6 @@ func describe(isa matmul.ISA, threads, free int) string {
 	}
 	if threads > free {
 		s += fmt.Sprintf(" (more than the %d free to use: slower than --threads %d)", free, free)
-	}
-	if err := matmul.WhyNoAMX(); err != nil {
-		s += fmt.Sprintf(" (AMX not used: %v)", err)
 	}
 	return s
 }

@@ -40,13 +40,10 @@ const (
 // ownRows is how many rows a worker rather prepares itself than waits for.
 const ownRows = 2
 
-// Many rows are taken in blocks of rowBlock against pieces of at most maxPanels:
+// Many rows are taken in blocks (Kernels.RowBlock) against pieces of at most maxPanels:
 // the block's activations (64 rows of 1,536 as int8: 196 KiB) and the piece's
 // weights stay in the second-level cache while each is used against the other.
-const (
-	rowBlock  = 64
-	maxPanels = 16
-)
+const maxPanels = 16
 
 // Linear writes dst = epilogue(W·norm(x) + bias).
 func (b *Backend) Linear(dst, x backend.Rows, op *backend.Linear) {
@@ -110,7 +107,7 @@ func grow[T any](s []T, n int) []T {
 // even number: they take panels by twos.
 func (j *linearJob) grain() int {
 	per := j.units / (8 * j.b.team.Threads())
-	if j.x.N > rowBlock {
+	if j.x.N > j.b.kernels.RowBlock() {
 		per = min(per, maxPanels)
 	}
 	if per > 1 {
@@ -174,10 +171,11 @@ func (j *linearJob) prepare(set, i int) {
 // rows is a block of rows, [from, from+n).
 type rows struct{ from, n int }
 
-// eachBlock calls f for blocks of at most rowBlock rows.
+// eachBlock calls f for blocks of rows.
 func (j *linearJob) eachBlock(f func(r rows)) {
-	for from := 0; from < j.x.N; from += rowBlock {
-		f(rows{from, min(rowBlock, j.x.N-from)})
+	most := j.b.kernels.RowBlock()
+	for from := 0; from < j.x.N; from += most {
+		f(rows{from, min(most, j.x.N-from)})
 	}
 }
 

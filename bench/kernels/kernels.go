@@ -231,7 +231,8 @@ func product(dt tensor.DType) string {
 	return f32Product
 }
 
-// peaks are the best Gop/s of each product when everything stays in the first-level cache.
+// peaks are the best Gop/s of each product when everything stays in the first-level cache, or nearly: of few rows and of
+// a block of rows.
 func peaks(k *matmul.Kernels, c Config) (map[string]float64, error) {
 	best := map[string]float64{}
 	for _, dt := range matmul.DTypes() {
@@ -240,10 +241,12 @@ func peaks(k *matmul.Kernels, c Config) (map[string]float64, error) {
 		if err != nil {
 			return nil, err
 		}
-		x := newOperands(24, cols, 2*matmul.PanelRows)
-		for range c.Reps {
-			t := set.time(k, x, 24, c.MinTime)
-			best[product(dt)] = max(best[product(dt)], set.ops(24)/t/1e9)
+		for _, m := range []int{24, k.RowBlock()} {
+			x := newOperands(m, cols, 2*matmul.PanelRows)
+			for range c.Reps {
+				t := set.time(k, x, m, c.MinTime)
+				best[product(dt)] = max(best[product(dt)], set.ops(m)/t/1e9)
+			}
 		}
 		set.close()
 	}
@@ -370,11 +373,8 @@ func newOperands(m, cols, rows int) *operands {
 	return o
 }
 
-// How backend/cpu splits the work of many rows.
-const (
-	rowBlock  = 64
-	maxPanels = 16
-)
+// maxPanels is how many panels backend/cpu takes at a time when rows are many; rows it takes by Kernels.RowBlock.
+const maxPanels = 16
 
 // time is the mean seconds that m rows by one matrix take, over at least atLeast.
 func (s *matrices) time(k *matmul.Kernels, x *operands, m int, atLeast time.Duration) float64 {
@@ -388,8 +388,8 @@ func (s *matrices) time(k *matmul.Kernels, x *operands, m int, atLeast time.Dura
 		}
 		from := panels
 		n := min(piece, w.Panels()-from)
-		for row := 0; row < m; row += rowBlock {
-			s.multiply(k, x, w, from, n, row, min(rowBlock, m-row))
+		for row := 0; row < m; row += k.RowBlock() {
+			s.multiply(k, x, w, from, n, row, min(k.RowBlock(), m-row))
 		}
 		if panels += n; panels == w.Panels() {
 			panels, s.next = 0, (s.next+1)%len(s.copies)

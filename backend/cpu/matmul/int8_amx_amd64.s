@@ -23,8 +23,8 @@ DATA tilesQ40<>+60(SB)/4, $0x00000000
 GLOBL tilesQ40<>(SB), RODATA|NOPTR, $64
 
 // func int8Q40AMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-// Requires: AMX, AVX, AVX512BW, AVX512F, MMX+
-TEXT ·int8Q40AMX(SB), $31168-80
+// Requires: AMX, AVX, AVX512BW, AVX512F
+TEXT ·int8Q40AMX(SB), $20800-80
 	LEAQ         128(SP), AX
 	ADDQ         $+63, AX
 	ANDQ         $-64, AX
@@ -41,7 +41,7 @@ TEXT ·int8Q40AMX(SB), $31168-80
 
 panels:
 	MOVQ panels+32(FP), CX
-	MOVQ $0x00000004, AX
+	MOVQ $0x00000002, AX
 	CMPQ AX, CX
 	JL   panelsChosen
 	MOVQ CX, AX
@@ -77,54 +77,49 @@ widenPanel:
 	MOVQ 24(SP), SI
 
 widenGroup:
-	VPANDD     (BX), Z0, Z2
-	VPSUBB     Z1, Z2, Z2
-	VMOVDQU64  Z2, (AX)
-	PREFETCHT1 4096(BX)
-	VPANDD     64(BX), Z0, Z2
-	VPSUBB     Z1, Z2, Z2
-	VMOVDQU64  Z2, 64(AX)
-	VPANDD     128(BX), Z0, Z2
-	VPSUBB     Z1, Z2, Z2
-	VMOVDQU64  Z2, 128(AX)
-	PREFETCHT1 4160(BX)
-	VPANDD     192(BX), Z0, Z2
-	VPSUBB     Z1, Z2, Z2
-	VMOVDQU64  Z2, 192(AX)
-	PREFETCHT1 4224(BX)
-	VPSRLW     $0x04, (BX), Z2
-	VPANDD     Z0, Z2, Z2
-	VPSUBB     Z1, Z2, Z2
-	VMOVDQU64  Z2, 256(AX)
-	VPSRLW     $0x04, 64(BX), Z2
-	VPANDD     Z0, Z2, Z2
-	VPSUBB     Z1, Z2, Z2
-	VMOVDQU64  Z2, 320(AX)
-	PREFETCHT1 4288(BX)
-	VPSRLW     $0x04, 128(BX), Z2
-	VPANDD     Z0, Z2, Z2
-	VPSUBB     Z1, Z2, Z2
-	VMOVDQU64  Z2, 384(AX)
-	PREFETCHT1 4352(BX)
-	VPSRLW     $0x04, 192(BX), Z2
-	VPANDD     Z0, Z2, Z2
-	VPSUBB     Z1, Z2, Z2
-	VMOVDQU64  Z2, 448(AX)
-	VCVTPH2PS  256(BX), Z2
-	VMOVUPS    Z2, 512(AX)
-	ADDQ       $+288, BX
-	ADDQ       $+576, AX
-	DECQ       SI
-	JNZ        widenGroup
-	ADDQ       panelBytes+24(FP), CX
-	DECQ       DX
-	JNZ        widenPanel
-	MOVQ       56(SP), AX
-	MOVQ       AX, 72(SP)
-	MOVQ       out+0(FP), AX
-	MOVQ       AX, 80(SP)
-	MOVQ       rows+64(FP), AX
-	MOVQ       AX, 88(SP)
+	VPANDD    (BX), Z0, Z2
+	VPSUBB    Z1, Z2, Z2
+	VMOVDQU64 Z2, (AX)
+	VPANDD    64(BX), Z0, Z2
+	VPSUBB    Z1, Z2, Z2
+	VMOVDQU64 Z2, 64(AX)
+	VPANDD    128(BX), Z0, Z2
+	VPSUBB    Z1, Z2, Z2
+	VMOVDQU64 Z2, 128(AX)
+	VPANDD    192(BX), Z0, Z2
+	VPSUBB    Z1, Z2, Z2
+	VMOVDQU64 Z2, 192(AX)
+	VPSRLW    $0x04, (BX), Z2
+	VPANDD    Z0, Z2, Z2
+	VPSUBB    Z1, Z2, Z2
+	VMOVDQU64 Z2, 256(AX)
+	VPSRLW    $0x04, 64(BX), Z2
+	VPANDD    Z0, Z2, Z2
+	VPSUBB    Z1, Z2, Z2
+	VMOVDQU64 Z2, 320(AX)
+	VPSRLW    $0x04, 128(BX), Z2
+	VPANDD    Z0, Z2, Z2
+	VPSUBB    Z1, Z2, Z2
+	VMOVDQU64 Z2, 384(AX)
+	VPSRLW    $0x04, 192(BX), Z2
+	VPANDD    Z0, Z2, Z2
+	VPSUBB    Z1, Z2, Z2
+	VMOVDQU64 Z2, 448(AX)
+	VCVTPH2PS 256(BX), Z2
+	VMOVUPS   Z2, 512(AX)
+	ADDQ      $+288, BX
+	ADDQ      $+576, AX
+	DECQ      SI
+	JNZ       widenGroup
+	ADDQ      panelBytes+24(FP), CX
+	DECQ      DX
+	JNZ       widenPanel
+	MOVQ      56(SP), AX
+	MOVQ      AX, 72(SP)
+	MOVQ      out+0(FP), AX
+	MOVQ      AX, 80(SP)
+	MOVQ      rows+64(FP), AX
+	MOVQ      AX, 88(SP)
 
 rows:
 	MOVQ 8(SP), AX
@@ -380,8 +375,8 @@ DATA tilesQ41<>+60(SB)/4, $0x00000000
 GLOBL tilesQ41<>(SB), RODATA|NOPTR, $64
 
 // func int8Q41AMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-// Requires: AMX, AVX, AVX512BW, AVX512F, MMX+
-TEXT ·int8Q41AMX(SB), $33472-80
+// Requires: AMX, AVX, AVX512BW, AVX512F
+TEXT ·int8Q41AMX(SB), $21952-80
 	LEAQ         128(SP), AX
 	ADDQ         $+63, AX
 	ANDQ         $-64, AX
@@ -396,7 +391,7 @@ TEXT ·int8Q41AMX(SB), $33472-80
 
 panels:
 	MOVQ panels+32(FP), CX
-	MOVQ $0x00000004, AX
+	MOVQ $0x00000002, AX
 	CMPQ AX, CX
 	JL   panelsChosen
 	MOVQ CX, AX
@@ -432,48 +427,43 @@ widenPanel:
 	MOVQ 24(SP), SI
 
 widenGroup:
-	VPANDD     (BX), Z0, Z1
-	VMOVDQU64  Z1, (AX)
-	PREFETCHT1 4096(BX)
-	VPANDD     64(BX), Z0, Z1
-	VMOVDQU64  Z1, 64(AX)
-	VPANDD     128(BX), Z0, Z1
-	VMOVDQU64  Z1, 128(AX)
-	PREFETCHT1 4160(BX)
-	VPANDD     192(BX), Z0, Z1
-	VMOVDQU64  Z1, 192(AX)
-	PREFETCHT1 4224(BX)
-	VPSRLW     $0x04, (BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VMOVDQU64  Z1, 256(AX)
-	VPSRLW     $0x04, 64(BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VMOVDQU64  Z1, 320(AX)
-	PREFETCHT1 4288(BX)
-	VPSRLW     $0x04, 128(BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VMOVDQU64  Z1, 384(AX)
-	PREFETCHT1 4352(BX)
-	VPSRLW     $0x04, 192(BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VMOVDQU64  Z1, 448(AX)
-	VCVTPH2PS  256(BX), Z1
-	VCVTPH2PS  288(BX), Z18
-	VMOVUPS    Z1, 512(AX)
-	VMOVUPS    Z18, 576(AX)
-	ADDQ       $+320, BX
-	ADDQ       $+640, AX
-	DECQ       SI
-	JNZ        widenGroup
-	ADDQ       panelBytes+24(FP), CX
-	DECQ       DX
-	JNZ        widenPanel
-	MOVQ       56(SP), AX
-	MOVQ       AX, 72(SP)
-	MOVQ       out+0(FP), AX
-	MOVQ       AX, 80(SP)
-	MOVQ       rows+64(FP), AX
-	MOVQ       AX, 88(SP)
+	VPANDD    (BX), Z0, Z1
+	VMOVDQU64 Z1, (AX)
+	VPANDD    64(BX), Z0, Z1
+	VMOVDQU64 Z1, 64(AX)
+	VPANDD    128(BX), Z0, Z1
+	VMOVDQU64 Z1, 128(AX)
+	VPANDD    192(BX), Z0, Z1
+	VMOVDQU64 Z1, 192(AX)
+	VPSRLW    $0x04, (BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU64 Z1, 256(AX)
+	VPSRLW    $0x04, 64(BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU64 Z1, 320(AX)
+	VPSRLW    $0x04, 128(BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU64 Z1, 384(AX)
+	VPSRLW    $0x04, 192(BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU64 Z1, 448(AX)
+	VCVTPH2PS 256(BX), Z1
+	VCVTPH2PS 288(BX), Z18
+	VMOVUPS   Z1, 512(AX)
+	VMOVUPS   Z18, 576(AX)
+	ADDQ      $+320, BX
+	ADDQ      $+640, AX
+	DECQ      SI
+	JNZ       widenGroup
+	ADDQ      panelBytes+24(FP), CX
+	DECQ      DX
+	JNZ       widenPanel
+	MOVQ      56(SP), AX
+	MOVQ      AX, 72(SP)
+	MOVQ      out+0(FP), AX
+	MOVQ      AX, 80(SP)
+	MOVQ      rows+64(FP), AX
+	MOVQ      AX, 88(SP)
 
 rows:
 	MOVQ 8(SP), AX
@@ -746,8 +736,8 @@ DATA tilesQ50<>+60(SB)/4, $0x00000000
 GLOBL tilesQ50<>(SB), RODATA|NOPTR, $64
 
 // func int8Q50AMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-// Requires: AMX, AVX, AVX512BW, AVX512F, MMX+
-TEXT ·int8Q50AMX(SB), $31168-80
+// Requires: AMX, AVX, AVX512BW, AVX512F
+TEXT ·int8Q50AMX(SB), $20800-80
 	LEAQ         128(SP), AX
 	ADDQ         $+63, AX
 	ANDQ         $-64, AX
@@ -766,7 +756,7 @@ TEXT ·int8Q50AMX(SB), $31168-80
 
 panels:
 	MOVQ panels+32(FP), CX
-	MOVQ $0x00000004, AX
+	MOVQ $0x00000002, AX
 	CMPQ AX, CX
 	JL   panelsChosen
 	MOVQ CX, AX
@@ -807,19 +797,16 @@ widenGroup:
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, (AX)
-	PREFETCHT1 4096(BX)
 	VPANDD     64(BX), Z0, Z3
 	VPSLLW     $0x03, 256(BX), Z4
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, 64(AX)
-	PREFETCHT1 4160(BX)
 	VPANDD     128(BX), Z0, Z3
 	VPSLLW     $0x02, 256(BX), Z4
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, 128(AX)
-	PREFETCHT1 4224(BX)
 	VPANDD     192(BX), Z0, Z3
 	VPSLLW     $0x01, 256(BX), Z4
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
@@ -831,21 +818,18 @@ widenGroup:
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, 256(AX)
-	PREFETCHT1 4288(BX)
 	VPSRLW     $0x04, 64(BX), Z3
 	VPANDD     Z0, Z3, Z3
 	VPSRLW     $0x01, 256(BX), Z4
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, 320(AX)
-	PREFETCHT1 4352(BX)
 	VPSRLW     $0x04, 128(BX), Z3
 	VPANDD     Z0, Z3, Z3
 	VPSRLW     $0x02, 256(BX), Z4
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, 384(AX)
-	PREFETCHT1 4416(BX)
 	VPSRLW     $0x04, 192(BX), Z3
 	VPANDD     Z0, Z3, Z3
 	VPSRLW     $0x03, 256(BX), Z4
@@ -1122,8 +1106,8 @@ DATA tilesQ51<>+60(SB)/4, $0x00000000
 GLOBL tilesQ51<>(SB), RODATA|NOPTR, $64
 
 // func int8Q51AMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-// Requires: AMX, AVX, AVX512BW, AVX512F, MMX+
-TEXT ·int8Q51AMX(SB), $33472-80
+// Requires: AMX, AVX, AVX512BW, AVX512F
+TEXT ·int8Q51AMX(SB), $21952-80
 	LEAQ         128(SP), AX
 	ADDQ         $+63, AX
 	ANDQ         $-64, AX
@@ -1140,7 +1124,7 @@ TEXT ·int8Q51AMX(SB), $33472-80
 
 panels:
 	MOVQ panels+32(FP), CX
-	MOVQ $0x00000004, AX
+	MOVQ $0x00000002, AX
 	CMPQ AX, CX
 	JL   panelsChosen
 	MOVQ CX, AX
@@ -1180,17 +1164,14 @@ widenGroup:
 	VPSLLW     $0x04, 256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
 	VMOVDQU64  Z2, (AX)
-	PREFETCHT1 4096(BX)
 	VPANDD     64(BX), Z0, Z2
 	VPSLLW     $0x03, 256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
 	VMOVDQU64  Z2, 64(AX)
-	PREFETCHT1 4160(BX)
 	VPANDD     128(BX), Z0, Z2
 	VPSLLW     $0x02, 256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
 	VMOVDQU64  Z2, 128(AX)
-	PREFETCHT1 4224(BX)
 	VPANDD     192(BX), Z0, Z2
 	VPSLLW     $0x01, 256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
@@ -1200,19 +1181,16 @@ widenGroup:
 	VMOVDQU64  256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
 	VMOVDQU64  Z2, 256(AX)
-	PREFETCHT1 4288(BX)
 	VPSRLW     $0x04, 64(BX), Z2
 	VPANDD     Z0, Z2, Z2
 	VPSRLW     $0x01, 256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
 	VMOVDQU64  Z2, 320(AX)
-	PREFETCHT1 4352(BX)
 	VPSRLW     $0x04, 128(BX), Z2
 	VPANDD     Z0, Z2, Z2
 	VPSRLW     $0x02, 256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
 	VMOVDQU64  Z2, 384(AX)
-	PREFETCHT1 4416(BX)
 	VPSRLW     $0x04, 192(BX), Z2
 	VPANDD     Z0, Z2, Z2
 	VPSRLW     $0x03, 256(BX), Z3
@@ -1507,8 +1485,8 @@ DATA tilesQ80<>+60(SB)/4, $0x00000000
 GLOBL tilesQ80<>(SB), RODATA|NOPTR, $64
 
 // func int8Q80AMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-// Requires: AMX, AVX, AVX512BW, AVX512F, MMX+
-TEXT ·int8Q80AMX(SB), $31168-80
+// Requires: AMX, AVX, AVX512BW, AVX512F
+TEXT ·int8Q80AMX(SB), $20800-80
 	LEAQ         128(SP), AX
 	ADDQ         $+63, AX
 	ANDQ         $-64, AX
@@ -1523,7 +1501,7 @@ TEXT ·int8Q80AMX(SB), $31168-80
 
 panels:
 	MOVQ panels+32(FP), CX
-	MOVQ $0x00000004, AX
+	MOVQ $0x00000002, AX
 	CMPQ AX, CX
 	JL   panelsChosen
 	MOVQ CX, AX
@@ -1559,54 +1537,45 @@ widenPanel:
 	MOVQ 24(SP), SI
 
 widenGroup:
-	PREFETCHT1 4096(BX)
-	VMOVDQU64  (BX), Z1
-	VPSUBB     Z0, Z1, Z1
-	VMOVDQU64  Z1, (AX)
-	PREFETCHT1 4160(BX)
-	VMOVDQU64  64(BX), Z1
-	VPSUBB     Z0, Z1, Z1
-	VMOVDQU64  Z1, 64(AX)
-	PREFETCHT1 4224(BX)
-	VMOVDQU64  128(BX), Z1
-	VPSUBB     Z0, Z1, Z1
-	VMOVDQU64  Z1, 128(AX)
-	PREFETCHT1 4288(BX)
-	VMOVDQU64  192(BX), Z1
-	VPSUBB     Z0, Z1, Z1
-	VMOVDQU64  Z1, 192(AX)
-	PREFETCHT1 4352(BX)
-	VMOVDQU64  256(BX), Z1
-	VPSUBB     Z0, Z1, Z1
-	VMOVDQU64  Z1, 256(AX)
-	PREFETCHT1 4416(BX)
-	VMOVDQU64  320(BX), Z1
-	VPSUBB     Z0, Z1, Z1
-	VMOVDQU64  Z1, 320(AX)
-	PREFETCHT1 4480(BX)
-	VMOVDQU64  384(BX), Z1
-	VPSUBB     Z0, Z1, Z1
-	VMOVDQU64  Z1, 384(AX)
-	PREFETCHT1 4544(BX)
-	PREFETCHT1 4608(BX)
-	VMOVDQU64  448(BX), Z1
-	VPSUBB     Z0, Z1, Z1
-	VMOVDQU64  Z1, 448(AX)
-	VCVTPH2PS  512(BX), Z1
-	VMOVUPS    Z1, 512(AX)
-	ADDQ       $+544, BX
-	ADDQ       $+576, AX
-	DECQ       SI
-	JNZ        widenGroup
-	ADDQ       panelBytes+24(FP), CX
-	DECQ       DX
-	JNZ        widenPanel
-	MOVQ       56(SP), AX
-	MOVQ       AX, 72(SP)
-	MOVQ       out+0(FP), AX
-	MOVQ       AX, 80(SP)
-	MOVQ       rows+64(FP), AX
-	MOVQ       AX, 88(SP)
+	VMOVDQU64 (BX), Z1
+	VPSUBB    Z0, Z1, Z1
+	VMOVDQU64 Z1, (AX)
+	VMOVDQU64 64(BX), Z1
+	VPSUBB    Z0, Z1, Z1
+	VMOVDQU64 Z1, 64(AX)
+	VMOVDQU64 128(BX), Z1
+	VPSUBB    Z0, Z1, Z1
+	VMOVDQU64 Z1, 128(AX)
+	VMOVDQU64 192(BX), Z1
+	VPSUBB    Z0, Z1, Z1
+	VMOVDQU64 Z1, 192(AX)
+	VMOVDQU64 256(BX), Z1
+	VPSUBB    Z0, Z1, Z1
+	VMOVDQU64 Z1, 256(AX)
+	VMOVDQU64 320(BX), Z1
+	VPSUBB    Z0, Z1, Z1
+	VMOVDQU64 Z1, 320(AX)
+	VMOVDQU64 384(BX), Z1
+	VPSUBB    Z0, Z1, Z1
+	VMOVDQU64 Z1, 384(AX)
+	VMOVDQU64 448(BX), Z1
+	VPSUBB    Z0, Z1, Z1
+	VMOVDQU64 Z1, 448(AX)
+	VCVTPH2PS 512(BX), Z1
+	VMOVUPS   Z1, 512(AX)
+	ADDQ      $+544, BX
+	ADDQ      $+576, AX
+	DECQ      SI
+	JNZ       widenGroup
+	ADDQ      panelBytes+24(FP), CX
+	DECQ      DX
+	JNZ       widenPanel
+	MOVQ      56(SP), AX
+	MOVQ      AX, 72(SP)
+	MOVQ      out+0(FP), AX
+	MOVQ      AX, 80(SP)
+	MOVQ      rows+64(FP), AX
+	MOVQ      AX, 88(SP)
 
 rows:
 	MOVQ 8(SP), AX
@@ -1862,8 +1831,8 @@ DATA tilesQ4K<>+60(SB)/4, $0x00000000
 GLOBL tilesQ4K<>(SB), RODATA|NOPTR, $64
 
 // func int8Q4KAMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-// Requires: AMX, AVX, AVX512BW, AVX512F, MMX+
-TEXT ·int8Q4KAMX(SB), $33472-80
+// Requires: AMX, AVX, AVX512BW, AVX512F
+TEXT ·int8Q4KAMX(SB), $21952-80
 	LEAQ         128(SP), AX
 	ADDQ         $+63, AX
 	ANDQ         $-64, AX
@@ -1878,7 +1847,7 @@ TEXT ·int8Q4KAMX(SB), $33472-80
 
 panels:
 	MOVQ panels+32(FP), CX
-	MOVQ $0x00000004, AX
+	MOVQ $0x00000002, AX
 	CMPQ AX, CX
 	JL   panelsChosen
 	MOVQ CX, AX
@@ -1920,56 +1889,51 @@ widenGroup:
 	MOVQ $+8, R8
 
 widenBlock:
-	VPANDD     (BX), Z0, Z1
-	VMOVDQU64  Z1, (AX)
-	PREFETCHT1 4096(BX)
-	VPANDD     64(BX), Z0, Z1
-	VMOVDQU64  Z1, 64(AX)
-	VPANDD     128(BX), Z0, Z1
-	VMOVDQU64  Z1, 128(AX)
-	PREFETCHT1 4160(BX)
-	VPANDD     192(BX), Z0, Z1
-	VMOVDQU64  Z1, 192(AX)
-	PREFETCHT1 4224(BX)
-	VPSRLW     $0x04, (BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VMOVDQU64  Z1, 256(AX)
-	VPSRLW     $0x04, 64(BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VMOVDQU64  Z1, 320(AX)
-	PREFETCHT1 4288(BX)
-	VPSRLW     $0x04, 128(BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VMOVDQU64  Z1, 384(AX)
-	PREFETCHT1 4352(BX)
-	VPSRLW     $0x04, 192(BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VMOVDQU64  Z1, 448(AX)
-	VPMOVZXBD  256(BX), Z1
-	VCVTDQ2PS  Z1, Z1
-	VCVTPH2PS  (DI), Z18
-	VMULPS     Z18, Z1, Z1
-	VPMOVZXBD  272(BX), Z18
-	VCVTDQ2PS  Z18, Z18
-	VCVTPH2PS  32(DI), Z19
-	VMULPS     Z19, Z18, Z18
-	VMOVUPS    Z1, 512(AX)
-	VMOVUPS    Z18, 576(AX)
-	ADDQ       $+288, BX
-	ADDQ       $+640, AX
-	DECQ       R8
-	JNZ        widenBlock
-	DECQ       SI
-	JNZ        widenGroup
-	ADDQ       panelBytes+24(FP), CX
-	DECQ       DX
-	JNZ        widenPanel
-	MOVQ       56(SP), AX
-	MOVQ       AX, 72(SP)
-	MOVQ       out+0(FP), AX
-	MOVQ       AX, 80(SP)
-	MOVQ       rows+64(FP), AX
-	MOVQ       AX, 88(SP)
+	VPANDD    (BX), Z0, Z1
+	VMOVDQU64 Z1, (AX)
+	VPANDD    64(BX), Z0, Z1
+	VMOVDQU64 Z1, 64(AX)
+	VPANDD    128(BX), Z0, Z1
+	VMOVDQU64 Z1, 128(AX)
+	VPANDD    192(BX), Z0, Z1
+	VMOVDQU64 Z1, 192(AX)
+	VPSRLW    $0x04, (BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU64 Z1, 256(AX)
+	VPSRLW    $0x04, 64(BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU64 Z1, 320(AX)
+	VPSRLW    $0x04, 128(BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU64 Z1, 384(AX)
+	VPSRLW    $0x04, 192(BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VMOVDQU64 Z1, 448(AX)
+	VPMOVZXBD 256(BX), Z1
+	VCVTDQ2PS Z1, Z1
+	VCVTPH2PS (DI), Z18
+	VMULPS    Z18, Z1, Z1
+	VPMOVZXBD 272(BX), Z18
+	VCVTDQ2PS Z18, Z18
+	VCVTPH2PS 32(DI), Z19
+	VMULPS    Z19, Z18, Z18
+	VMOVUPS   Z1, 512(AX)
+	VMOVUPS   Z18, 576(AX)
+	ADDQ      $+288, BX
+	ADDQ      $+640, AX
+	DECQ      R8
+	JNZ       widenBlock
+	DECQ      SI
+	JNZ       widenGroup
+	ADDQ      panelBytes+24(FP), CX
+	DECQ      DX
+	JNZ       widenPanel
+	MOVQ      56(SP), AX
+	MOVQ      AX, 72(SP)
+	MOVQ      out+0(FP), AX
+	MOVQ      AX, 80(SP)
+	MOVQ      rows+64(FP), AX
+	MOVQ      AX, 88(SP)
 
 rows:
 	MOVQ 8(SP), AX
@@ -2242,8 +2206,8 @@ DATA tilesQ5K<>+60(SB)/4, $0x00000000
 GLOBL tilesQ5K<>(SB), RODATA|NOPTR, $64
 
 // func int8Q5KAMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-// Requires: AMX, AVX, AVX512BW, AVX512F, MMX+
-TEXT ·int8Q5KAMX(SB), $33472-80
+// Requires: AMX, AVX, AVX512BW, AVX512F
+TEXT ·int8Q5KAMX(SB), $21952-80
 	LEAQ         128(SP), AX
 	ADDQ         $+63, AX
 	ANDQ         $-64, AX
@@ -2260,7 +2224,7 @@ TEXT ·int8Q5KAMX(SB), $33472-80
 
 panels:
 	MOVQ panels+32(FP), CX
-	MOVQ $0x00000004, AX
+	MOVQ $0x00000002, AX
 	CMPQ AX, CX
 	JL   panelsChosen
 	MOVQ CX, AX
@@ -2306,17 +2270,14 @@ widenBlock:
 	VPSLLW     $0x04, 256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
 	VMOVDQU64  Z2, (AX)
-	PREFETCHT1 4096(BX)
 	VPANDD     64(BX), Z0, Z2
 	VPSLLW     $0x03, 256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
 	VMOVDQU64  Z2, 64(AX)
-	PREFETCHT1 4160(BX)
 	VPANDD     128(BX), Z0, Z2
 	VPSLLW     $0x02, 256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
 	VMOVDQU64  Z2, 128(AX)
-	PREFETCHT1 4224(BX)
 	VPANDD     192(BX), Z0, Z2
 	VPSLLW     $0x01, 256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
@@ -2326,19 +2287,16 @@ widenBlock:
 	VMOVDQU64  256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
 	VMOVDQU64  Z2, 256(AX)
-	PREFETCHT1 4288(BX)
 	VPSRLW     $0x04, 64(BX), Z2
 	VPANDD     Z0, Z2, Z2
 	VPSRLW     $0x01, 256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
 	VMOVDQU64  Z2, 320(AX)
-	PREFETCHT1 4352(BX)
 	VPSRLW     $0x04, 128(BX), Z2
 	VPANDD     Z0, Z2, Z2
 	VPSRLW     $0x02, 256(BX), Z3
 	VPTERNLOGD $0xf8, Z1, Z3, Z2
 	VMOVDQU64  Z2, 384(AX)
-	PREFETCHT1 4416(BX)
 	VPSRLW     $0x04, 192(BX), Z2
 	VPANDD     Z0, Z2, Z2
 	VPSRLW     $0x03, 256(BX), Z3
@@ -2641,7 +2599,7 @@ DATA tilesQ6K<>+60(SB)/4, $0x00000000
 GLOBL tilesQ6K<>(SB), RODATA|NOPTR, $64
 
 // func int8Q6KAMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-// Requires: AMX, AVX, AVX512BW, AVX512F, MMX+
+// Requires: AMX, AVX, AVX512BW, AVX512F
 TEXT ·int8Q6KAMX(SB), $32320-80
 	LEAQ         128(SP), AX
 	ADDQ         $+63, AX
@@ -2708,46 +2666,39 @@ widenBlock:
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, (AX)
-	PREFETCHT1 4096(BX)
 	VPANDD     64(BX), Z0, Z3
 	VPSLLW     $0x02, 256(BX), Z4
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, 64(AX)
-	PREFETCHT1 4160(BX)
 	VPANDD     128(BX), Z0, Z3
 	VMOVDQU64  256(BX), Z4
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, 128(AX)
-	PREFETCHT1 4224(BX)
 	VPANDD     192(BX), Z0, Z3
 	VPSRLW     $0x02, 256(BX), Z4
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, 192(AX)
-	PREFETCHT1 4288(BX)
 	VPSRLW     $0x04, (BX), Z3
 	VPANDD     Z0, Z3, Z3
 	VPSLLW     $0x04, 320(BX), Z4
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, 256(AX)
-	PREFETCHT1 4352(BX)
 	VPSRLW     $0x04, 64(BX), Z3
 	VPANDD     Z0, Z3, Z3
 	VPSLLW     $0x02, 320(BX), Z4
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, 320(AX)
-	PREFETCHT1 4416(BX)
 	VPSRLW     $0x04, 128(BX), Z3
 	VPANDD     Z0, Z3, Z3
 	VMOVDQU64  320(BX), Z4
 	VPTERNLOGD $0xf8, Z1, Z4, Z3
 	VPSUBB     Z2, Z3, Z3
 	VMOVDQU64  Z3, 384(AX)
-	PREFETCHT1 4480(BX)
 	VPSRLW     $0x04, 192(BX), Z3
 	VPANDD     Z0, Z3, Z3
 	VPSRLW     $0x02, 320(BX), Z4
@@ -3070,7 +3021,7 @@ DATA tilesQ2K<>+60(SB)/4, $0x00000000
 GLOBL tilesQ2K<>(SB), RODATA|NOPTR, $64
 
 // func int8Q2KAMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-// Requires: AMX, AVX, AVX512BW, AVX512F, MMX+
+// Requires: AMX, AVX, AVX512BW, AVX512F
 TEXT ·int8Q2KAMX(SB), $40384-80
 	LEAQ         128(SP), AX
 	ADDQ         $+63, AX
@@ -3128,122 +3079,119 @@ widenGroup:
 	MOVQ $+8, R8
 
 widenBlock:
-	VPANDD     (BX), Z0, Z1
-	VPMOVZXBD  128(BX), Z2
-	VPSLLD     $0x1c, Z2, Z2
-	VPSRLD     $0x1c, Z2, Z2
-	VPSLLD     $0x10, Z2, Z3
-	VPORD      Z2, Z3, Z3
-	VPMULLW    Z3, Z1, Z1
-	VMOVDQU64  Z1, (AX)
-	VPSRLW     $0x02, (BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VPMOVZXBD  128(BX), Z2
-	VPSLLD     $0x1c, Z2, Z2
-	VPSRLD     $0x1c, Z2, Z2
-	VPSLLD     $0x10, Z2, Z3
-	VPORD      Z2, Z3, Z3
-	VPMULLW    Z3, Z1, Z1
-	VMOVDQU64  Z1, 64(AX)
-	PREFETCHT1 4096(BX)
-	VPSRLW     $0x04, (BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VPMOVZXBD  128(BX), Z2
-	VPSLLD     $0x1c, Z2, Z2
-	VPSRLD     $0x1c, Z2, Z2
-	VPSLLD     $0x10, Z2, Z3
-	VPORD      Z2, Z3, Z3
-	VPMULLW    Z3, Z1, Z1
-	VMOVDQU64  Z1, 128(AX)
-	VPSRLW     $0x06, (BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VPMOVZXBD  128(BX), Z2
-	VPSLLD     $0x1c, Z2, Z2
-	VPSRLD     $0x1c, Z2, Z2
-	VPSLLD     $0x10, Z2, Z3
-	VPORD      Z2, Z3, Z3
-	VPMULLW    Z3, Z1, Z1
-	VMOVDQU64  Z1, 192(AX)
-	VPANDD     64(BX), Z0, Z1
-	VPMOVZXBD  144(BX), Z2
-	VPSLLD     $0x1c, Z2, Z2
-	VPSRLD     $0x1c, Z2, Z2
-	VPSLLD     $0x10, Z2, Z3
-	VPORD      Z2, Z3, Z3
-	VPMULLW    Z3, Z1, Z1
-	VMOVDQU64  Z1, 256(AX)
-	PREFETCHT1 4160(BX)
-	VPSRLW     $0x02, 64(BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VPMOVZXBD  144(BX), Z2
-	VPSLLD     $0x1c, Z2, Z2
-	VPSRLD     $0x1c, Z2, Z2
-	VPSLLD     $0x10, Z2, Z3
-	VPORD      Z2, Z3, Z3
-	VPMULLW    Z3, Z1, Z1
-	VMOVDQU64  Z1, 320(AX)
-	VPSRLW     $0x04, 64(BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VPMOVZXBD  144(BX), Z2
-	VPSLLD     $0x1c, Z2, Z2
-	VPSRLD     $0x1c, Z2, Z2
-	VPSLLD     $0x10, Z2, Z3
-	VPORD      Z2, Z3, Z3
-	VPMULLW    Z3, Z1, Z1
-	VMOVDQU64  Z1, 384(AX)
-	PREFETCHT1 4224(BX)
-	VPSRLW     $0x06, 64(BX), Z1
-	VPANDD     Z0, Z1, Z1
-	VPMOVZXBD  144(BX), Z2
-	VPSLLD     $0x1c, Z2, Z2
-	VPSRLD     $0x1c, Z2, Z2
-	VPSLLD     $0x10, Z2, Z3
-	VPORD      Z2, Z3, Z3
-	VPMULLW    Z3, Z1, Z1
-	VMOVDQU64  Z1, 448(AX)
-	VCVTPH2PS  (DI), Z1
-	VCVTPH2PS  32(DI), Z2
-	VPMOVZXBD  128(BX), Z3
-	VPSRLD     $0x04, Z3, Z3
-	VPSLLD     $0x08, Z3, Z22
-	VPORD      Z22, Z3, Z3
-	VPSLLD     $0x10, Z3, Z22
-	VPORD      Z22, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPSUBB     Z3, Z4, Z4
-	VMOVDQU64  Z4, 512(AX)
-	VMOVDQU64  Z4, 576(AX)
-	VMOVDQU64  Z4, 640(AX)
-	VMOVDQU64  Z4, 704(AX)
-	VPMOVZXBD  144(BX), Z3
-	VPSRLD     $0x04, Z3, Z3
-	VPSLLD     $0x08, Z3, Z22
-	VPORD      Z22, Z3, Z3
-	VPSLLD     $0x10, Z3, Z22
-	VPORD      Z22, Z3, Z3
-	VPXORD     Z5, Z5, Z5
-	VPSUBB     Z3, Z5, Z5
-	VMOVDQU64  Z5, 768(AX)
-	VMOVDQU64  Z5, 832(AX)
-	VMOVDQU64  Z5, 896(AX)
-	VMOVDQU64  Z5, 960(AX)
-	VMOVUPS    Z1, 1024(AX)
-	VMOVUPS    Z2, 1088(AX)
-	ADDQ       $+160, BX
-	ADDQ       $+1152, AX
-	DECQ       R8
-	JNZ        widenBlock
-	DECQ       SI
-	JNZ        widenGroup
-	ADDQ       panelBytes+24(FP), CX
-	DECQ       DX
-	JNZ        widenPanel
-	MOVQ       56(SP), AX
-	MOVQ       AX, 72(SP)
-	MOVQ       out+0(FP), AX
-	MOVQ       AX, 80(SP)
-	MOVQ       rows+64(FP), AX
-	MOVQ       AX, 88(SP)
+	VPANDD    (BX), Z0, Z1
+	VPMOVZXBD 128(BX), Z2
+	VPSLLD    $0x1c, Z2, Z2
+	VPSRLD    $0x1c, Z2, Z2
+	VPSLLD    $0x10, Z2, Z3
+	VPORD     Z2, Z3, Z3
+	VPMULLW   Z3, Z1, Z1
+	VMOVDQU64 Z1, (AX)
+	VPSRLW    $0x02, (BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VPMOVZXBD 128(BX), Z2
+	VPSLLD    $0x1c, Z2, Z2
+	VPSRLD    $0x1c, Z2, Z2
+	VPSLLD    $0x10, Z2, Z3
+	VPORD     Z2, Z3, Z3
+	VPMULLW   Z3, Z1, Z1
+	VMOVDQU64 Z1, 64(AX)
+	VPSRLW    $0x04, (BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VPMOVZXBD 128(BX), Z2
+	VPSLLD    $0x1c, Z2, Z2
+	VPSRLD    $0x1c, Z2, Z2
+	VPSLLD    $0x10, Z2, Z3
+	VPORD     Z2, Z3, Z3
+	VPMULLW   Z3, Z1, Z1
+	VMOVDQU64 Z1, 128(AX)
+	VPSRLW    $0x06, (BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VPMOVZXBD 128(BX), Z2
+	VPSLLD    $0x1c, Z2, Z2
+	VPSRLD    $0x1c, Z2, Z2
+	VPSLLD    $0x10, Z2, Z3
+	VPORD     Z2, Z3, Z3
+	VPMULLW   Z3, Z1, Z1
+	VMOVDQU64 Z1, 192(AX)
+	VPANDD    64(BX), Z0, Z1
+	VPMOVZXBD 144(BX), Z2
+	VPSLLD    $0x1c, Z2, Z2
+	VPSRLD    $0x1c, Z2, Z2
+	VPSLLD    $0x10, Z2, Z3
+	VPORD     Z2, Z3, Z3
+	VPMULLW   Z3, Z1, Z1
+	VMOVDQU64 Z1, 256(AX)
+	VPSRLW    $0x02, 64(BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VPMOVZXBD 144(BX), Z2
+	VPSLLD    $0x1c, Z2, Z2
+	VPSRLD    $0x1c, Z2, Z2
+	VPSLLD    $0x10, Z2, Z3
+	VPORD     Z2, Z3, Z3
+	VPMULLW   Z3, Z1, Z1
+	VMOVDQU64 Z1, 320(AX)
+	VPSRLW    $0x04, 64(BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VPMOVZXBD 144(BX), Z2
+	VPSLLD    $0x1c, Z2, Z2
+	VPSRLD    $0x1c, Z2, Z2
+	VPSLLD    $0x10, Z2, Z3
+	VPORD     Z2, Z3, Z3
+	VPMULLW   Z3, Z1, Z1
+	VMOVDQU64 Z1, 384(AX)
+	VPSRLW    $0x06, 64(BX), Z1
+	VPANDD    Z0, Z1, Z1
+	VPMOVZXBD 144(BX), Z2
+	VPSLLD    $0x1c, Z2, Z2
+	VPSRLD    $0x1c, Z2, Z2
+	VPSLLD    $0x10, Z2, Z3
+	VPORD     Z2, Z3, Z3
+	VPMULLW   Z3, Z1, Z1
+	VMOVDQU64 Z1, 448(AX)
+	VCVTPH2PS (DI), Z1
+	VCVTPH2PS 32(DI), Z2
+	VPMOVZXBD 128(BX), Z3
+	VPSRLD    $0x04, Z3, Z3
+	VPSLLD    $0x08, Z3, Z22
+	VPORD     Z22, Z3, Z3
+	VPSLLD    $0x10, Z3, Z22
+	VPORD     Z22, Z3, Z3
+	VPXORD    Z4, Z4, Z4
+	VPSUBB    Z3, Z4, Z4
+	VMOVDQU64 Z4, 512(AX)
+	VMOVDQU64 Z4, 576(AX)
+	VMOVDQU64 Z4, 640(AX)
+	VMOVDQU64 Z4, 704(AX)
+	VPMOVZXBD 144(BX), Z3
+	VPSRLD    $0x04, Z3, Z3
+	VPSLLD    $0x08, Z3, Z22
+	VPORD     Z22, Z3, Z3
+	VPSLLD    $0x10, Z3, Z22
+	VPORD     Z22, Z3, Z3
+	VPXORD    Z5, Z5, Z5
+	VPSUBB    Z3, Z5, Z5
+	VMOVDQU64 Z5, 768(AX)
+	VMOVDQU64 Z5, 832(AX)
+	VMOVDQU64 Z5, 896(AX)
+	VMOVDQU64 Z5, 960(AX)
+	VMOVUPS   Z1, 1024(AX)
+	VMOVUPS   Z2, 1088(AX)
+	ADDQ      $+160, BX
+	ADDQ      $+1152, AX
+	DECQ      R8
+	JNZ       widenBlock
+	DECQ      SI
+	JNZ       widenGroup
+	ADDQ      panelBytes+24(FP), CX
+	DECQ      DX
+	JNZ       widenPanel
+	MOVQ      56(SP), AX
+	MOVQ      AX, 72(SP)
+	MOVQ      out+0(FP), AX
+	MOVQ      AX, 80(SP)
+	MOVQ      rows+64(FP), AX
+	MOVQ      AX, 88(SP)
 
 rows:
 	MOVQ 8(SP), AX
@@ -3534,8 +3482,8 @@ DATA tilesQ3K<>+60(SB)/4, $0x00000000
 GLOBL tilesQ3K<>(SB), RODATA|NOPTR, $64
 
 // func int8Q3KAMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-// Requires: AMX, AVX, AVX512BW, AVX512F, MMX+
-TEXT ·int8Q3KAMX(SB), $31168-80
+// Requires: AMX, AVX, AVX512BW, AVX512F
+TEXT ·int8Q3KAMX(SB), $20800-80
 	LEAQ         128(SP), AX
 	ADDQ         $+63, AX
 	ANDQ         $-64, AX
@@ -3554,7 +3502,7 @@ TEXT ·int8Q3KAMX(SB), $31168-80
 
 panels:
 	MOVQ panels+32(FP), CX
-	MOVQ $0x00000004, AX
+	MOVQ $0x00000002, AX
 	CMPQ AX, CX
 	JL   panelsChosen
 	MOVQ CX, AX
@@ -3613,7 +3561,6 @@ widenBlock:
 	VPXORD       Z21, Z2, Z2
 	VPSUBB       Z21, Z2, Z2
 	VMOVDQU64    Z2, (AX)
-	PREFETCHT1   4096(BX)
 	VPSRLW       $0x02, (BX), Z2
 	VPANDD       Z0, Z2, Z2
 	VPSLLW       $0x01, 128(BX), Z19
@@ -3650,7 +3597,6 @@ widenBlock:
 	VPXORD       Z21, Z2, Z2
 	VPSUBB       Z21, Z2, Z2
 	VMOVDQU64    Z2, 128(AX)
-	PREFETCHT1   4160(BX)
 	VPSRLW       $0x06, (BX), Z2
 	VPANDD       Z0, Z2, Z2
 	VPSRLW       $0x01, 128(BX), Z19
@@ -3686,7 +3632,6 @@ widenBlock:
 	VPXORD       Z21, Z2, Z2
 	VPSUBB       Z21, Z2, Z2
 	VMOVDQU64    Z2, 256(AX)
-	PREFETCHT1   4224(BX)
 	VPSRLW       $0x02, 64(BX), Z2
 	VPANDD       Z0, Z2, Z2
 	VPSRLW       $0x03, 128(BX), Z19
@@ -3723,7 +3668,6 @@ widenBlock:
 	VPXORD       Z21, Z2, Z2
 	VPSUBB       Z21, Z2, Z2
 	VMOVDQU64    Z2, 384(AX)
-	PREFETCHT1   4288(BX)
 	VPSRLW       $0x06, 64(BX), Z2
 	VPANDD       Z0, Z2, Z2
 	VPSRLW       $0x05, 128(BX), Z19
@@ -4083,8 +4027,8 @@ DATA tilesIQ4NL<>+60(SB)/4, $0x00000000
 GLOBL tilesIQ4NL<>(SB), RODATA|NOPTR, $64
 
 // func int8IQ4NLAMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-// Requires: AMX, AVX, AVX512BW, AVX512F, MMX+
-TEXT ·int8IQ4NLAMX(SB), $31168-80
+// Requires: AMX, AVX, AVX512BW, AVX512F
+TEXT ·int8IQ4NLAMX(SB), $20800-80
 	LEAQ         128(SP), AX
 	ADDQ         $+63, AX
 	ANDQ         $-64, AX
@@ -4100,7 +4044,7 @@ TEXT ·int8IQ4NLAMX(SB), $31168-80
 
 panels:
 	MOVQ panels+32(FP), CX
-	MOVQ $0x00000004, AX
+	MOVQ $0x00000002, AX
 	CMPQ AX, CX
 	JL   panelsChosen
 	MOVQ CX, AX
@@ -4136,54 +4080,49 @@ widenPanel:
 	MOVQ 24(SP), SI
 
 widenGroup:
-	VPANDD     (BX), Z1, Z2
-	VPSHUFB    Z2, Z0, Z2
-	VMOVDQU64  Z2, (AX)
-	PREFETCHT1 4096(BX)
-	VPANDD     64(BX), Z1, Z2
-	VPSHUFB    Z2, Z0, Z2
-	VMOVDQU64  Z2, 64(AX)
-	VPANDD     128(BX), Z1, Z2
-	VPSHUFB    Z2, Z0, Z2
-	VMOVDQU64  Z2, 128(AX)
-	PREFETCHT1 4160(BX)
-	VPANDD     192(BX), Z1, Z2
-	VPSHUFB    Z2, Z0, Z2
-	VMOVDQU64  Z2, 192(AX)
-	PREFETCHT1 4224(BX)
-	VPSRLW     $0x04, (BX), Z2
-	VPANDD     Z1, Z2, Z2
-	VPSHUFB    Z2, Z0, Z2
-	VMOVDQU64  Z2, 256(AX)
-	VPSRLW     $0x04, 64(BX), Z2
-	VPANDD     Z1, Z2, Z2
-	VPSHUFB    Z2, Z0, Z2
-	VMOVDQU64  Z2, 320(AX)
-	PREFETCHT1 4288(BX)
-	VPSRLW     $0x04, 128(BX), Z2
-	VPANDD     Z1, Z2, Z2
-	VPSHUFB    Z2, Z0, Z2
-	VMOVDQU64  Z2, 384(AX)
-	PREFETCHT1 4352(BX)
-	VPSRLW     $0x04, 192(BX), Z2
-	VPANDD     Z1, Z2, Z2
-	VPSHUFB    Z2, Z0, Z2
-	VMOVDQU64  Z2, 448(AX)
-	VCVTPH2PS  256(BX), Z2
-	VMOVUPS    Z2, 512(AX)
-	ADDQ       $+288, BX
-	ADDQ       $+576, AX
-	DECQ       SI
-	JNZ        widenGroup
-	ADDQ       panelBytes+24(FP), CX
-	DECQ       DX
-	JNZ        widenPanel
-	MOVQ       56(SP), AX
-	MOVQ       AX, 72(SP)
-	MOVQ       out+0(FP), AX
-	MOVQ       AX, 80(SP)
-	MOVQ       rows+64(FP), AX
-	MOVQ       AX, 88(SP)
+	VPANDD    (BX), Z1, Z2
+	VPSHUFB   Z2, Z0, Z2
+	VMOVDQU64 Z2, (AX)
+	VPANDD    64(BX), Z1, Z2
+	VPSHUFB   Z2, Z0, Z2
+	VMOVDQU64 Z2, 64(AX)
+	VPANDD    128(BX), Z1, Z2
+	VPSHUFB   Z2, Z0, Z2
+	VMOVDQU64 Z2, 128(AX)
+	VPANDD    192(BX), Z1, Z2
+	VPSHUFB   Z2, Z0, Z2
+	VMOVDQU64 Z2, 192(AX)
+	VPSRLW    $0x04, (BX), Z2
+	VPANDD    Z1, Z2, Z2
+	VPSHUFB   Z2, Z0, Z2
+	VMOVDQU64 Z2, 256(AX)
+	VPSRLW    $0x04, 64(BX), Z2
+	VPANDD    Z1, Z2, Z2
+	VPSHUFB   Z2, Z0, Z2
+	VMOVDQU64 Z2, 320(AX)
+	VPSRLW    $0x04, 128(BX), Z2
+	VPANDD    Z1, Z2, Z2
+	VPSHUFB   Z2, Z0, Z2
+	VMOVDQU64 Z2, 384(AX)
+	VPSRLW    $0x04, 192(BX), Z2
+	VPANDD    Z1, Z2, Z2
+	VPSHUFB   Z2, Z0, Z2
+	VMOVDQU64 Z2, 448(AX)
+	VCVTPH2PS 256(BX), Z2
+	VMOVUPS   Z2, 512(AX)
+	ADDQ      $+288, BX
+	ADDQ      $+576, AX
+	DECQ      SI
+	JNZ       widenGroup
+	ADDQ      panelBytes+24(FP), CX
+	DECQ      DX
+	JNZ       widenPanel
+	MOVQ      56(SP), AX
+	MOVQ      AX, 72(SP)
+	MOVQ      out+0(FP), AX
+	MOVQ      AX, 80(SP)
+	MOVQ      rows+64(FP), AX
+	MOVQ      AX, 88(SP)
 
 rows:
 	MOVQ 8(SP), AX
@@ -4505,8 +4444,8 @@ DATA tilesMXFP4<>+60(SB)/4, $0x00000000
 GLOBL tilesMXFP4<>(SB), RODATA|NOPTR, $64
 
 // func int8MXFP4AMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-// Requires: AMX, AVX, AVX512BW, AVX512F, MMX+
-TEXT ·int8MXFP4AMX(SB), $31168-80
+// Requires: AMX, AVX, AVX512BW, AVX512F
+TEXT ·int8MXFP4AMX(SB), $20800-80
 	LEAQ         128(SP), AX
 	ADDQ         $+63, AX
 	ANDQ         $-64, AX
@@ -4522,7 +4461,7 @@ TEXT ·int8MXFP4AMX(SB), $31168-80
 
 panels:
 	MOVQ panels+32(FP), CX
-	MOVQ $0x00000004, AX
+	MOVQ $0x00000002, AX
 	CMPQ AX, CX
 	JL   panelsChosen
 	MOVQ CX, AX
@@ -4561,18 +4500,15 @@ widenGroup:
 	VPANDD       (BX), Z1, Z2
 	VPSHUFB      Z2, Z0, Z2
 	VMOVDQU64    Z2, (AX)
-	PREFETCHT1   4096(BX)
 	VPANDD       64(BX), Z1, Z2
 	VPSHUFB      Z2, Z0, Z2
 	VMOVDQU64    Z2, 64(AX)
 	VPANDD       128(BX), Z1, Z2
 	VPSHUFB      Z2, Z0, Z2
 	VMOVDQU64    Z2, 128(AX)
-	PREFETCHT1   4160(BX)
 	VPANDD       192(BX), Z1, Z2
 	VPSHUFB      Z2, Z0, Z2
 	VMOVDQU64    Z2, 192(AX)
-	PREFETCHT1   4224(BX)
 	VPSRLW       $0x04, (BX), Z2
 	VPANDD       Z1, Z2, Z2
 	VPSHUFB      Z2, Z0, Z2
@@ -4581,12 +4517,10 @@ widenGroup:
 	VPANDD       Z1, Z2, Z2
 	VPSHUFB      Z2, Z0, Z2
 	VMOVDQU64    Z2, 320(AX)
-	PREFETCHT1   4288(BX)
 	VPSRLW       $0x04, 128(BX), Z2
 	VPANDD       Z1, Z2, Z2
 	VPSHUFB      Z2, Z0, Z2
 	VMOVDQU64    Z2, 384(AX)
-	PREFETCHT1   4352(BX)
 	VPSRLW       $0x04, 192(BX), Z2
 	VPANDD       Z1, Z2, Z2
 	VPSHUFB      Z2, Z0, Z2

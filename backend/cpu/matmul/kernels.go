@@ -97,6 +97,14 @@ var genericKernels = &Kernels{ISA: Generic}
 // cache; and Go, which cannot stop assembly, waits for no more than some tens of microseconds.
 const chunkBytes = 256 << 10
 
+// RowBlock is how many rows are best taken together against the same weights, when there are more.
+func (k *Kernels) RowBlock() int {
+	if k.squares != nil {
+		return rowsPerCall
+	}
+	return 64
+}
+
 // QuantizeRow writes the int8 form of x to dst: len(x) a multiple of 32, len(dst) = ActBytes(len(x)).
 func (k *Kernels) QuantizeRow(dst []byte, x []float32) {
 	checkQuantize(dst, x)

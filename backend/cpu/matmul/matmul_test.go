@@ -465,7 +465,7 @@ func TestNothingAllocates(t *testing.T) {
 	for _, isa := range Supported() {
 		k, _ := For(isa)
 		for _, dt := range DTypes() {
-			const m = 23
+			const m = 39
 			fx := newFixture(t, 1, dt, 48, 256, m, ordinary)
 			out, row, scratch := make([]float32, m*48), make([]float32, 256), make([]float32, fx.packed.ScratchLen())
 			act := make([]byte, ActBytes(256))
@@ -494,7 +494,7 @@ func FuzzShapes(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, format, n, groups, m, row0, panel0, filled uint8) {
 		dt := DTypes()[int(format)%len(DTypes())]
 		rows, cols := 1+int(n)%100, (1+int(groups)%6)*dt.BlockSize()
-		m, row0 = 1+m%40, row0%8
+		m, row0 = 1+m%60, row0%8
 		fx := newFixture(t, seed, dt, rows, cols, int(m+row0), fill(filled)%numFills)
 		first := int(panel0) % fx.packed.Panels()
 		for _, isa := range Supported() {

@@ -10,19 +10,20 @@ import (
 // instruction. The sums are the other kernels' to the bit, because integers are exact and the float32 steps are the same; so
 // which rows come here is a matter of speed alone.
 //
-// Such a kernel widens a piece of the weights (some panels × pieceBlocks blocks) into its stack frame, where it stays in
-// the first-level cache while all rows of the call use it: the more rows, the less that costs.
+// Such a kernel widens a piece of the weights (piecePanels panels × pieceBlocks blocks) into its stack frame, where it stays
+// in the first-level cache while all rows of the call use it: the more rows, the less that costs.
 
 const (
 	squareRows  = 16
 	pieceBlocks = 9 // of 32 columns, at most; the frames are made for as many
+	piecePanels = 2
 
-	// A call takes at most so many rows and weights: below 100 µs at half a Tops.
-	squareRowsPerCall = 64
-	squareWeights     = 1 << 18
+	// leastSquares is the number of rows from which it pays to widen the weights: measured, see docs/lab.md.
+	leastSquares = 32
 
-	// fewRows are better left to the other kernels than recomputed with their neighbours.
-	fewRows = 4
+	// A call multiplies at most so many pairs: below 100 µs at 0.26 Tops. Up to rowsPerCall rows share the widened weights.
+	pairsPerCall = 3 << 22
+	rowsPerCall  = 128
 )
 
 // squares is a kernel for a multiple of 16 rows. Strides are in bytes, steps and piece in groups of columns.
@@ -31,20 +32,17 @@ type squares func(out *float32, outStride int, w *byte, panelBytes, panels, step
 // WhyNoAMX says why a processor's tile registers are not used; nil where they are, or where there are none.
 func WhyNoAMX() error { return whyNoAMX() }
 
-// mulSquares multiplies as many of the first rows as it pays to and returns their number: all but m%16, or all. Rows that
-// fill no square are taken together with rows before them, whose results are written twice.
+// mulSquares multiplies as many of the first rows as it pays to and returns their number, a multiple of 16. The rest is for
+// the other kernels, which take fewer rows in less time than a square takes.
 func (k *Kernels) mulSquares(out []float32, outStride int, w *Packed, weights, act []byte, m int) (done int) {
+	if m < leastSquares {
+		return 0
+	}
 	mul, actStride := k.squares[w.DType], ActBytes(w.Cols)
 	steps, piece := w.groups(), pieceGroups(w)
-	perCall := max(1, squareWeights/(w.Cols*PanelRows))
-	if perCall > 4 {
-		perCall &^= 3 // a piece has up to four panels
-	}
-	for m-done >= squareRows || done >= squareRows && m-done > fewRows {
-		rows := min(m-done, squareRowsPerCall) &^ (squareRows - 1)
-		if rows == 0 {
-			rows, done = squareRows, m-squareRows
-		}
+	most, perCall := squaresPerCall(w.Cols)
+	for whole := m &^ (squareRows - 1); done < whole; {
+		rows := min(whole-done, most)
 		x, y := act[done*actStride:], out[done*outStride:]
 		for left, panels := weights, 0; len(left) > 0; left, y = left[panels*w.panelBytes:], y[min(panels*PanelRows, len(y)):] {
 			panels = min(perCall, len(left)/w.panelBytes)
@@ -53,6 +51,17 @@ func (k *Kernels) mulSquares(out []float32, outStride int, w *Packed, weights, a
 		done += rows
 	}
 	return done
+}
+
+// squaresPerCall is the most rows and panels of one call: many rows rather than many panels, but a whole piece
+// before the last doubling of rows.
+func squaresPerCall(cols int) (rows, panels int) {
+	rows = rowsPerCall
+	for pairs := rows * PanelRows * cols; rows > squareRows && (pairs > pairsPerCall || rows == rowsPerCall && piecePanels*pairs > pairsPerCall); {
+		rows, pairs = rows/2, pairs/2
+	}
+	panels = pairsPerCall / (rows * PanelRows * cols)
+	return rows, max(1, panels-panels%piecePanels)
 }
 
 // pieceGroups is the number of groups in a piece: equal pieces, as few as the frames allow.

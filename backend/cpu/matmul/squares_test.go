@@ -25,7 +25,7 @@ func withSquares(t *testing.T, f func(t *testing.T, k *Kernels)) {
 // TestSquaresMatchOracle: rows around the edges of squares and calls, columns in one piece, in equal ones and with a
 // shorter last one, panels in full and partial groups.
 func TestSquaresMatchOracle(t *testing.T) {
-	const most = squareRowsPerCall + 21
+	const most = rowsPerCall + 37
 	for _, dt := range DTypes() {
 		if !dt.Quantized() {
 			continue
@@ -38,7 +38,7 @@ func TestSquaresMatchOracle(t *testing.T) {
 				}
 				for _, n := range cols {
 					fx := newFixture(t, uint64(n), dt, 83, n, most, ordinary)
-					for _, m := range []int{15, 16, 17, 20, 21, 31, 32, 37, 64, 65, 69, 80, most} {
+					for _, m := range []int{31, 32, 33, 47, 48, 63, 64, 80, 128, 129, 159, most} {
 						fx.check(t, k, withInt8, 0, m, 0, fx.packed.Panels())
 						fx.check(t, k, withInt8, most-m, m, 1, 3)
 					}
@@ -54,7 +54,7 @@ func TestSquaresExtremes(t *testing.T) {
 		for _, f := range []fill{ones, zeros, strange} {
 			if dt.Quantized() {
 				withSquares(t, func(t *testing.T, k *Kernels) {
-					newFixture(t, 17, dt, 40, 512, 18, f).check(t, k, withInt8, 0, 18, 0, 3)
+					newFixture(t, 17, dt, 40, 512, 34, f).check(t, k, withInt8, 0, 34, 0, 3)
 				})
 			}
 		}
@@ -64,25 +64,33 @@ func TestSquaresExtremes(t *testing.T) {
 // TestSquaresInCalls: more panels than one call takes.
 func TestSquaresInCalls(t *testing.T) {
 	withSquares(t, func(t *testing.T, k *Kernels) {
-		fx := newFixture(t, 19, tensor.Q4_1, 700, 768, 22, ordinary)
-		if fx.packed.Panels() <= squareWeights/(768*PanelRows) {
+		fx := newFixture(t, 19, tensor.Q4_1, 400, 1536, 38, ordinary)
+		if rows, panels := squaresPerCall(1536); rows < 38 || fx.packed.Panels() <= panels {
 			t.Fatal("the matrix fits one call")
 		}
-		fx.check(t, k, withInt8, 0, 22, 0, fx.packed.Panels())
+		fx.check(t, k, withInt8, 0, 38, 0, fx.packed.Panels())
 	})
 }
 
-// TestSquaresAreUsed: rows reach these kernels, all but the few that are left over.
+// TestSquaresAreUsed: many rows reach these kernels, all but the few that fill no square, in calls that are not too long.
 func TestSquaresAreUsed(t *testing.T) {
-	fx, k, rows := newFixture(t, 1, tensor.Q8_0, 32, 64, 90, ordinary), *genericKernels, 0
-	k.squares = map[tensor.DType]squares{tensor.Q8_0: func(_ *float32, _ int, _ *byte, _, _, _ int, _ *byte, _, n, _ int) { rows += n }}
-	out := make([]float32, 90*32)
-	for m, want := range map[int][2]int{1: {0, 0}, 15: {0, 0}, 16: {16, 16}, 20: {16, 16}, 21: {21, 32}, 64: {64, 64},
-		68: {64, 64}, 79: {79, 80}, 90: {90, 96}} {
-		rows = 0
+	const most = 2*rowsPerCall + 35
+	fx, k, pairs := newFixture(t, 1, tensor.Q8_0, 32, 64, most, ordinary), *genericKernels, 0
+	k.squares = map[tensor.DType]squares{tensor.Q8_0: func(_ *float32, _ int, _ *byte, _, panels, _ int, _ *byte, _, rows, _ int) {
+		pairs += rows * panels
+	}}
+	out := make([]float32, most*32)
+	for m, want := range map[int]int{1: 0, 16: 0, 31: 0, 32: 32, 47: 32, 48: 48, 128: 128, 143: 128, 144: 144, most: most - 3} {
+		pairs = 0
 		done := k.mulSquares(out, 32, fx.packed, fx.packed.data, fx.act, m)
-		if done != want[0] || rows != want[1] {
-			t.Errorf("%d rows: %d done, %d multiplied, want %v", m, done, rows, want)
+		if done != want || pairs != 2*want {
+			t.Errorf("%d rows: %d done, %d multiplied with two panels, want %d", m, done, pairs, want)
+		}
+	}
+	for _, c := range [][3]int{{32, 128, 192}, {576, 128, 10}, {3072, 128, 2}, {3104, 64, 2}, {8192, 64, 1}, {16384, 32, 1},
+		{32768, 16, 1}, {1 << 20, 16, 1}} {
+		if rows, panels := squaresPerCall(c[0]); rows != c[1] || panels != c[2] {
+			t.Errorf("%d columns: %d rows, %d panels a call, want %v", c[0], rows, panels, c[1:])
 		}
 	}
 }

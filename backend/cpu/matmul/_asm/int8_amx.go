@@ -11,7 +11,7 @@ import (
 
 // int8AMX writes the kernels for AMX: tiles of 16 rows by 16 columns. One TDPBSSD is the exact product of a block of 32
 // columns, which goes through memory to the vector registers, where scales and sums are what VPDPBUSD's kernels make of
-// them. A piece of a few panels and at most nine blocks is widened to signed bytes on the stack, in the lines that
+// them. A piece of two panels and at most nine blocks is widened to signed bytes on the stack, in the lines that
 // TDPBSSD takes, and serves all rows. For each 16 rows and panel of a piece there are two phases, because no FMA
 // issues on the second vector port while tile instructions are under way:
 //
@@ -34,7 +34,8 @@ func int8AMX() {
 }
 
 const (
-	pieceBlocks = 9 // of 32 columns in a piece, at most; pieceBlocks of the package
+	pieceBlocks = 9 // of 32 columns in a piece, at most; and panels: both as in the package
+	piecePanels = 2
 	tileBytes   = 1024
 	firstA      = 4 // tiles 0-3 are products; 4 and 6 rows, 5 and 7 weights, in turn
 	firstB      = 5
@@ -84,14 +85,6 @@ func (k *tileKernel) wideBytes() int {
 		factors = 2
 	}
 	return k.lineBytes() + 64*factors
-}
-
-// together is the number of panels of a piece: their widened lines should stay in the first-level cache beside the products.
-func (k *tileKernel) together() int {
-	if k.terms() == 2 {
-		return 2
-	}
-	return 4
 }
 
 // config places the shapes in memory: palette 1, then bytes per row and rows of each tile.
@@ -151,7 +144,7 @@ func (k *tileKernel) layOut() {
 		*v = AllocLocal(8)
 	}
 	productBytes := (1 + pieceBlocks*k.terms()) * tileBytes // a tile in front: see multiply
-	memory := AllocLocal(64 + productBytes + k.together()*pieceBlocks*k.wideBytes())
+	memory := AllocLocal(64 + productBytes + piecePanels*pieceBlocks*k.wideBytes())
 	at := GP64()
 	LEAQ(memory, at)
 	ADDQ(I8(63), at)
@@ -202,7 +195,7 @@ func least(label string, of Op, variable, to Mem) {
 }
 
 func (k *tileKernel) startPanels() {
-	least("panelsChosen", U32(k.together()), arg("panels"), k.inPiece)
+	least("panelsChosen", U32(piecePanels), arg("panels"), k.inPiece)
 	move(arg("w"), k.pieceW)
 	move(arg("x"), k.pieceX)
 	move(arg("steps"), k.pieceSteps)
@@ -219,6 +212,8 @@ func (k *tileKernel) startPiece() {
 	}
 	MOVQ(n, k.blocksLeft)
 }
+
+func (k *tileKernel) groupBytes() int { return k.head + k.blocks*k.blockBytes() }
 
 // widen unpacks a piece of every panel.
 func (k *tileKernel) widen() {
@@ -246,7 +241,6 @@ func (k *tileKernel) widen() {
 func (k *tileKernel) widenBlock(dst GPVirtual) {
 	line := func(i int) Mem { return Mem{Base: dst, Disp: 64 * i} }
 	for v := range 8 {
-		k.prefetchLine(v)
 		w := k.unpack(0, v)
 		switch {
 		case k.q2() || k.q3():
@@ -278,14 +272,6 @@ func (k *tileKernel) widenBlock(dst GPVirtual) {
 	}
 	k.w.advance(k.blockBytes())
 	ADDQ(I32(k.wideBytes()), dst)
-}
-
-// prefetchLine asks for part v of what the next pieces will need.
-func (k *tileKernel) prefetchLine(v int) {
-	lines := (k.blockBytes() + 63) / 64
-	for at := lines * v / 8; at < lines*(v+1)/8; at++ {
-		PREFETCHT1(k.w.at(0, far+64*at))
-	}
 }
 
 // scaleBytes multiplies the four weights of every lane by the integer scale of vector v's half: no product leaves its byte.
@@ -490,7 +476,7 @@ func (k *tileKernel) nextPiece() {
 	MOVQ(U32(1), one)
 	MOVQ(one, k.later)
 	bytes := GP64()
-	IMUL3Q(I32(k.head+k.blocks*k.blockBytes()), load(k.groups), bytes)
+	IMUL3Q(I32(k.groupBytes()), load(k.groups), bytes)
 	ADDQ(bytes, k.pieceW)
 	columns := load(k.blocksLeft)
 	SHLQ(U8(6), columns) // actBlock
