@@ -17,7 +17,7 @@ func RequestTiles() error {
 		return fmt.Errorf("this processor or system has no tile registers of int8")
 	}
 	if _, _, errno := unix.RawSyscall(unix.SYS_ARCH_PRCTL, reqXCompPerm, xTileData, 0); errno != 0 {
-		return fmt.Errorf("Linux refused the use of tile registers (arch_prctl): %w", errno)
+		return fmt.Errorf("the system refused the use of tile registers (arch_prctl): %w", errno)
 	}
 	return nil
 }
