@@ -119,7 +119,7 @@ func (s *Server) prepare(w http.ResponseWriter, r *http.Request, c *call, e endp
 	if len(req.text.Stop) > 0 && s.llm.Tokenizer == nil {
 		return nil, badRequest("stop", "this model has no tokenizer, so stop strings cannot be found; use stop_token_ids")
 	}
-	g := &generation{req: req, llm: s.llm, id: "cmpl-" + newID(), created: time.Now().Unix()}
+	g := &generation{req: req, llm: s.llm, id: "cmpl-" + requestID(req.id), created: time.Now().Unix()}
 	if e == chatEndpoint {
 		g.id = "chat" + g.id
 	}

@@ -30,6 +30,7 @@ func (s *Server) table() []route {
 		{"POST", "/detokenize", s.detokenize, false},
 		{"GET", "/version", s.showVersion, false},
 		{"GET", "/metrics", s.serveMetrics, s.cfg.MetricsPublic},
+		{"GET", "/load", s.load, false},
 		{"GET", "/ping", s.ping, false},
 		{"POST", "/ping", s.ping, false},
 		{"GET", "/health", s.health, true},
@@ -177,11 +178,16 @@ func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // requestID takes a client's id where it is plain, and makes one otherwise.
 func requestID(given string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:"
-	if given != "" && len(given) <= 128 && strings.Trim(given, plain) == "" {
+	if plainID(given) {
 		return given
 	}
 	return newID()
+}
+
+// plainID reports whether an id can be written anywhere as it is.
+func plainID(id string) bool {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:"
+	return id != "" && len(id) <= 128 && strings.Trim(id, plain) == ""
 }
 
 var (

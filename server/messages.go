@@ -23,6 +23,7 @@ func readMessages(r *request, name string, v value) *apiError {
 }
 
 func readMessage(at string, v value) (m chat.Message, err *apiError) {
+	said := false
 	err = v.object(at, func(key string, v value) (err *apiError) {
 		field := at + "." + clip(key)
 		switch {
@@ -30,6 +31,7 @@ func readMessage(at string, v value) (m chat.Message, err *apiError) {
 		case key == "role":
 			m.Role, err = shortText(field, v)
 		case key == "content":
+			said = true
 			m.Content, err = readContent(field, v)
 		case key == "name":
 			m.Name, err = shortText(field, v)
@@ -42,8 +44,12 @@ func readMessage(at string, v value) (m chat.Message, err *apiError) {
 		}
 		return err // what else a reply's message carries (refusal, annotations) has no place in a prompt
 	})
-	if err == nil && m.Role == "" {
+	switch {
+	case err != nil:
+	case m.Role == "":
 		err = badRequest(at+".role", "%s.role is missing", at)
+	case !said && m.Role != "assistant": // whose message may be a call of tools alone
+		err = badRequest(at+".content", "%s.content is missing", at)
 	}
 	return m, err
 }

@@ -99,6 +99,14 @@ func TestFieldErrors(t *testing.T) {
 		{"response_format", `{"type":"json_object"}`, "", "not supported"},
 		{"use_beam_search", `true`, "", "not supported"},
 		{"prompt_logprobs", `1`, "", "not supported"},
+		{"kv_transfer_params", `{"a":1}`, "", "not supported"},
+		{"vllm_xargs", `{"a":1}`, "", "not supported"},
+		{"stream_interval", `4`, "", "not supported"},
+		{"return_progress", `true`, "", "not supported"},
+		{"n_probs", `3`, "", "not supported"},
+		{"n_predict", `0`, "", "must be at least 1"},
+		{"request_id", `"a b"`, "", "letters, digits"},
+		{"logprobs", `true`, "", "between 0 and 20"},
 		{"prompt", `[]`, "", "empty"},
 		{"prompt", `[99999]`, "", "vocabulary"},
 		{"prompt", `[-1]`, "", "between 0 and"},
@@ -130,6 +138,13 @@ func TestFieldErrors(t *testing.T) {
 		{`{"messages":[]}`, "messages"},
 		{`{}`, "messages"},
 		{`{"messages":[{"content":"x"}]}`, "messages[0].role"},
+		{`{"messages":[{"role":"user"}]}`, "messages[0].content"},
+		{`{"messages":[{"role":"tool","tool_call_id":"1","content":null}]}`, "messages[0].content"},
+		{`{"messages":[{"role":"user","content":"x"}],"logprobs":3}`, "logprobs"},
+		{`{"messages":[{"role":"user","content":"x"}],"n":"2"}`, "n"},
+		{`{"messages":[{"role":"user","content":"x"}],"stop":5}`, "stop"},
+		{`{"messages":[{"role":"user","content":"x"}],"response_format":"json"}`, "response_format"},
+		{`{"messages":[{"role":"user","content":"x"}],"add_special_tokens":true}`, "add_special_tokens"},
 		{`{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"http://127.0.0.1/"}}]}]}`, "messages[0].content[0].type"},
 		{`{"messages":[{"role":"user","content":5}]}`, "messages[0].content"},
 		{`{"messages":[{"role":"assistant","tool_calls":[{"id":"1"}]}]}`, "messages[0].tool_calls"},
@@ -148,7 +163,7 @@ func TestFieldErrors(t *testing.T) {
 			t.Errorf("%s: %s", c.body, out)
 		}
 	}
-	if s := h.stream("/v1/completions", `{"prompt":"a","max_tokens":1,"stream":true,"tools":null,"best_of":1,"response_format": {"type" : "text"},"no_such_field":1}`); !s.done {
+	if s := h.stream("/v1/completions", `{"prompt":"a","max_tokens":1,"stream":true,"tools":null,"best_of":1,"response_format": {"type" : "text"},"n_predict":-1,"id_slot":-1,"vllm_xargs":{},"no_such_field":1}`); !s.done {
 		t.Errorf("values that ask for nothing are refused: %+v", s)
 	}
 	if n := strings.Count(h.log.String(), "no_such_field"); n != 1 {

@@ -38,6 +38,7 @@ type request struct {
 	text          sestina.TextOptions
 	priority      int
 	cacheSalt     string
+	id            string // of the reply, "" = one of ours
 
 	stream          bool
 	includeUsage    bool
@@ -144,6 +145,28 @@ func readIDs(name string, v value) ([]int32, *apiError) {
 		return err
 	})
 	return ids, err
+}
+
+// readNPredict: llama.cpp's clients send −1 for no limit.
+func readNPredict(r *request, name string, v value) *apiError {
+	n, err := v.integer(name, -1, math.MaxInt32)
+	if err == nil && n == 0 {
+		err = badRequest(name, "%s is 0, must be at least 1, or -1 for what is left", name)
+	}
+	if n > 0 {
+		r.maxTokens = int(n)
+	}
+	return err
+}
+
+// readRequestID: the reply's id ends in it.
+func readRequestID(r *request, name string, v value) *apiError {
+	id, err := v.str(name)
+	if err == nil && !plainID(id) {
+		err = badRequest(name, "%s must have 1 to 128 letters, digits and any of -_.:", name)
+	}
+	r.id = id
+	return err
 }
 
 func readStreamOptions(r *request, name string, v value) *apiError {

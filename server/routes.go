@@ -206,6 +206,13 @@ func (s *Server) livez(w http.ResponseWriter, _ *http.Request, c *call) *apiErro
 	return nil
 }
 
+// load is vLLM's: how many sequences run and wait.
+func (s *Server) load(w http.ResponseWriter, _ *http.Request, _ *call) *apiError {
+	st := s.llm.Engine.Stats()
+	writeJSON(w, http.StatusOK, map[string]int{"server_load": st.Running + st.Waiting})
+	return nil
+}
+
 func (s *Server) ping(w http.ResponseWriter, r *http.Request, c *call) *apiError {
 	return s.health(w, r, c)
 }
