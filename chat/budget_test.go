@@ -65,6 +65,7 @@ func TestBombs(t *testing.T) {
 			}
 		})
 	}
+	t.Logf("T23 chat templates made to exhaust %d, all refused by a budget", len(bombs))
 }
 
 // TestFlatChains: long is not deep. Chains evaluate in loops.

@@ -217,7 +217,7 @@ func (c *company) test(t *testing.T, reqs []Request, want []answer, backend stri
 	tokens := compare(t, reqs, together(t, e, reqs, 3, nil), want)
 	st := e.Stats()
 	per := float64(st.Preemptions) / float64(len(reqs))
-	t.Logf("%d requests, %d tokens equal; %d steps, %.1f preemptions a request, %d of %d prompt tokens from the cache",
+	t.Logf("T03 requests %d, tokens equal to those alone %d; %d steps, %.1f preemptions a request, %d of %d prompt tokens from the cache",
 		len(reqs), tokens, st.Steps, per, st.PrefixHitTokens, st.PrefixQueryTokens)
 	if c.every > 0 && per < 3 {
 		t.Errorf("%.1f preemptions a request, want at least 3 for the test to mean something", per)
@@ -263,7 +263,7 @@ func TestLeavingClientsChangeNobody(t *testing.T) {
 	if cut == 0 || stayed == 0 {
 		t.Fatalf("%d cut off, %d stayed: the test shows nothing", cut, stayed)
 	}
-	t.Logf("%d answers equal beside %d that were cut off", stayed, cut)
+	t.Logf("T10 engine: %d answers equal beside %d that were cut off", stayed, cut)
 	closeChecked(t, e)
 	settled(t, before)
 }

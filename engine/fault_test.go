@@ -101,7 +101,7 @@ func TestFaultsEndTheirRequestOnly(t *testing.T) {
 			if err := e.Ready(); err != nil && !errors.Is(err, ErrStuck) {
 				t.Error(err)
 			}
-			t.Logf("%d choices ended with %q, %d requests unchanged", failed, c.err, 50)
+			t.Logf("T09 %s: %d choices ended with %q, %d requests unchanged", name, failed, c.err, 50)
 		})
 	}
 }

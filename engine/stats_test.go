@@ -44,7 +44,7 @@ func TestSoak(t *testing.T) {
 	st := e.Stats()
 	closeChecked(t, e)
 	settled(t, before)
-	t.Logf("%d requests, %d steps: the heap grew by %d bytes", rounds*400, st.Steps, grown)
+	t.Logf("T15 in small: %d requests, %d steps: the heap grew by %d bytes", rounds*400, st.Steps, grown)
 }
 
 // The observer and the counters agree with what the clients saw; snapshots are

@@ -186,7 +186,7 @@ func TestHostileWheels(t *testing.T) {
 			t.Errorf("%s: accepted", what)
 		}
 	}
-	t.Logf("hostile wheels: %d cases, accepted: 0", len(wheels)+3)
+	t.Logf("T26 hostile wheels: %d cases, accepted: 0", len(wheels)+3)
 }
 
 // writeLyingBomb announces the right size for a member that inflates to much more.

@@ -52,7 +52,7 @@ func TestHostileNames(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("hostile names: %d cases, files outside the store: %d", cases, outside)
+	t.Logf("T26 hostile names: %d cases, files outside the store: %d", cases, outside)
 }
 
 func lfs(digest string, size any) map[string]any {
@@ -96,7 +96,7 @@ func TestHostileJSON(t *testing.T) {
 			t.Errorf("%s: files were asked for: %v", what, hub.asked)
 		}
 	}
-	t.Logf("hostile descriptions: %d cases, accepted: 0", len(cases))
+	t.Logf("T26 hostile descriptions: %d cases, accepted: 0", len(cases))
 }
 
 // Raw answers to the description that JSON encoding cannot express.
@@ -192,7 +192,7 @@ func TestHostileBodies(t *testing.T) {
 			healed++
 		}
 	}
-	t.Logf("lying bodies: %d cases, corrupt accepted: %d, healed without restart: %d", 2*len(lies), accepted, healed)
+	t.Logf("T26 lying bodies: %d cases, corrupt accepted: %d, healed without restart: %d", 2*len(lies), accepted, healed)
 }
 
 // The file changes between two halves of a download, with a new ETag: If-Range notices, and where it is ignored the
@@ -258,7 +258,7 @@ func TestTokenStaysHome(t *testing.T) {
 			t.Errorf("%s: token sent is %v", url, got)
 		}
 	}
-	t.Logf("token leaks: %d", len(leaks))
+	t.Logf("T26 token leaks: %d", len(leaks))
 	if len(leaks) > 0 || len(hub.tokens) < 2 {
 		t.Errorf("leaks %v, hub requests %d", leaks, len(hub.tokens))
 	}

@@ -33,7 +33,7 @@ func TestResume(t *testing.T) {
 		}
 	}
 	refetched := hub.takeSent() - size
-	t.Logf("%d requests cut after %d bytes, %d pulls failed, bytes refetched: %d", len(hub.asked), piece, pulls, refetched)
+	t.Logf("T25 %d requests cut after %d bytes, %d pulls failed, bytes refetched: %d", len(hub.asked), piece, pulls, refetched)
 	if pulls == 20 || refetched != 0 || corrupt(t, s.Dir()) > 0 {
 		t.Fail()
 	}
@@ -189,7 +189,7 @@ func TestConcurrentPulls(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("6 pulls at once: %d failed, file fetched %d time(s)", failed.Load(), len(hub.asked))
+	t.Logf("T25 6 pulls at once: %d failed, file fetched %d time(s)", failed.Load(), len(hub.asked))
 	if len(hub.asked) != 1 || corrupt(t, dir) > 0 {
 		t.Fail()
 	}
@@ -329,7 +329,7 @@ func TestKillAtEveryFailpoint(t *testing.T) {
 			}
 			break
 		}
-		t.Logf("%s: kill points tried: %d, corrupt accepted: %d, bytes refetched in %d resumed pulls of %d bytes: %d",
+		t.Logf("T25 %s: kill points tried: %d, corrupt accepted: %d, bytes refetched in %d resumed pulls of %d bytes: %d",
 			source, k-1, accepted, resumed, total, refetched)
 		if accepted > 0 || k < 10 {
 			t.Fail()

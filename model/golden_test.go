@@ -84,7 +84,7 @@ func compare(t *testing.T, r *runner.ModelRunner, golden datatest.Arrays) {
 	if !(worst <= tolerance) {
 		t.Fatalf("logits differ by %.2g, want at most %.2g", worst, tolerance)
 	}
-	t.Logf("worst |Δlogit| %.2g, %d greedy tokens equal", worst, tokens)
+	t.Logf("T18 %s: worst |Δlogit| to transformers %.2g, %d greedy tokens equal", t.Name(), worst, tokens)
 }
 
 func argmax(x []float32) int32 {

@@ -239,7 +239,9 @@ func TestHostileConfigs(t *testing.T) {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			f, config := newFolder(t, "testdata/hf/"+name)
 			var o outcomes
-			defer func() { t.Logf("%d ran, %d refused", o.ran, o.refused) }()
+			defer func() {
+				t.Logf("T21 files with changed hyperparameters: %d ran, %d refused, panics 0", o.ran, o.refused)
+			}()
 			try := func(what string, config map[string]any) {
 				f.write(t, config)
 				o.try(t, what, f.path)

@@ -45,7 +45,7 @@ func TestEncodeTimeIsLinearOnHostileText(t *testing.T) {
 				t.Errorf("%s: %s: time exponent %.2f, limit %.1f", name, what, e, limit)
 			}
 		}
-		t.Logf("%s: worst time exponent %.2f (%s)", name, worst, text)
+		t.Logf("T22 tokenizer %s: worst time exponent %.2f (%s)", name, worst, text)
 	}
 }
 

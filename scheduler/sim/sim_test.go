@@ -115,6 +115,7 @@ func TestReplay(t *testing.T) {
 			t.Errorf("%s: %v", file, v)
 		}
 	}
+	t.Logf("T29 traces of past bugs run again %d", len(files))
 }
 
 // TestShrink spoils the device and requires that a failing trace shrinks to a
