@@ -140,6 +140,7 @@ var (
 	descQueries     = desc("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.")
 	descHits        = desc("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.")
 	descStops       = desc("sestina_prefix_cache_stops_total", "Requests by why the prefix cache had no more of the prompt.", "reason")
+	descCached      = desc("vllm:prompt_tokens_cached_total", "Prompt tokens that were not computed.")
 	descRejections  = desc("vllm:admission_rejections_total", "Requests refused, by reason.", "reason")
 	descBlocks      = desc("sestina_kv_blocks", "KV blocks by state; the states sum to the pool.", "state")
 	descQueueTokens = desc("sestina_waiting_tokens", "Prompt tokens that wait for a place.")
@@ -177,6 +178,7 @@ func (s *snapshot) Collect(ch chan<- prometheus.Metric) {
 	counter(descPreemptions, st.Preemptions)
 	counter(descQueries, st.PrefixQueryTokens)
 	counter(descHits, st.PrefixHitTokens)
+	counter(descCached, st.PrefixHitTokens)
 	for stop := batch.StopBlockEdge; stop < batch.NumMatchStops; stop++ {
 		counter(descStops, st.PrefixStops[stop], stop.String())
 	}

@@ -64,6 +64,7 @@ func TestMetrics(t *testing.T) {
 		`vllm:request_success_total{engine="0",finished_reason="stop",model_name="tiny"}`:   0,
 		`vllm:num_preemptions_total{engine="0",model_name="tiny"}`:                          0,
 		`vllm:prefix_cache_hits_total{engine="0",model_name="tiny"}`:                        32,
+		`vllm:prompt_tokens_cached_total{engine="0",model_name="tiny"}`:                     32,
 		`vllm:admission_rejections_total{engine="0",model_name="tiny",reason="never_fits"}`: 1,
 		`vllm:time_to_first_token_seconds_count{engine="0",model_name="tiny"}`:              2,
 		`vllm:inter_token_latency_seconds_count{engine="0",model_name="tiny"}`:              16,
