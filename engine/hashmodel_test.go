@@ -99,16 +99,20 @@ func newHashRunner(blocks, blockSize int, delay func(rows int) time.Duration) (*
 }
 
 func (c *hashCache) Layout() string  { return "hash 1" }
-func (c *hashCache) BlockBytes() int { return 8 * c.spec.BlockSize }
+func (c *hashCache) BlockBytes() int { return 16 * c.spec.BlockSize }
 
 func (c *hashCache) ReadBlock(dst []byte, block int32) {
-	for i, v := range c.slots[int(block)*c.spec.BlockSize:][:c.spec.BlockSize] {
-		binary.LittleEndian.PutUint64(dst[8*i:], v)
+	for i := range c.spec.BlockSize {
+		slot := int(block)*c.spec.BlockSize + i
+		binary.LittleEndian.PutUint64(dst[16*i:], c.slots[slot])
+		binary.LittleEndian.PutUint64(dst[16*i+8:], c.layer[slot])
 	}
 }
 
 func (c *hashCache) WriteBlock(block int32, src []byte) {
 	for i := range c.spec.BlockSize {
-		c.slots[int(block)*c.spec.BlockSize+i] = binary.LittleEndian.Uint64(src[8*i:])
+		slot := int(block)*c.spec.BlockSize + i
+		c.slots[slot] = binary.LittleEndian.Uint64(src[16*i:])
+		c.layer[slot] = binary.LittleEndian.Uint64(src[16*i+8:])
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"sestina/batch"
 	"sestina/model"
 	"sestina/runner"
+	"sestina/runner/tier"
 	"sestina/spec"
 	"sestina/spec/mtp"
 )
@@ -137,7 +138,7 @@ func (m *hashMTP) level(c *hashCache, sp *batch.Span, size int, before uint64) {
 }
 
 // drafting opens an engine whose model drafts for itself.
-func (c *company) drafting(t *testing.T, reqs []Request) (*Engine, *hashMTP) {
+func (c *company) drafting(t *testing.T, reqs []Request, below *tier.Config) (*Engine, *hashMTP) {
 	t.Helper()
 	longest := 0
 	for _, r := range reqs {
@@ -154,6 +155,12 @@ func (c *company) drafting(t *testing.T, reqs []Request) (*Engine, *hashMTP) {
 		t.Fatal(err)
 	}
 	opt.BlockSize, opt.Log = c.blockSize, slog.New(slog.NewTextHandler(io.Discard, nil))
+	if below != nil {
+		below.Log = opt.Log
+		if opt.Tier, err = tier.New(r.Cache(), *below); err != nil {
+			t.Fatal(err)
+		}
+	}
 	opt.Speculator = spec.New(spec.Config{Vocab: vocab, Fixed: 3}, p)
 	e, err := prepare(r, blocks, opt)
 	if err != nil {
@@ -177,9 +184,9 @@ func (c *company) drafting(t *testing.T, reqs []Request) (*Engine, *hashMTP) {
 func TestMTPStaysLevel(t *testing.T) {
 	reqs := workload(9, 120)
 	want := answersAlone(t, reqs, "")
-	for _, c := range companies {
+	test := func(c company, below *tier.Config) {
 		t.Run(c.name, func(t *testing.T) {
-			e, m := c.drafting(t, reqs)
+			e, m := c.drafting(t, reqs, below)
 			tokens := compare(t, reqs, together(t, e, reqs, 3, nil), want)
 			for _, w := range m.wrong {
 				t.Error(w)
@@ -192,8 +199,15 @@ func TestMTPStaysLevel(t *testing.T) {
 			if cached := e.opt.Techniques.KVCache == "on"; (p.Accepted > 0) != (cached && e.opt.MaxNumBatchedTokens > 1) {
 				t.Errorf("%d of %d drafts accepted", p.Accepted, p.Drafted)
 			}
+			if below != nil && e.Stats().TierTokens == 0 {
+				t.Error("nothing came back from the tier")
+			}
 			t.Logf("%d tokens equal; %d passes' rows, %d of %d drafts accepted, %d states unknown, %d preemptions",
 				tokens, m.drafts, p.Accepted, p.Drafted, m.unknown, e.Stats().Preemptions)
 		})
 	}
+	for _, c := range companies {
+		test(c, nil)
+	}
+	test(company{"a tier below", 4, 2, Options{MaxNumSeqs: 6}, 0}, onDisk(t.TempDir()))
 }
