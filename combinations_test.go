@@ -53,7 +53,7 @@ var factors = []factor{
 	{"batching", []string{"continuous", "static", "none"}, func(s *trial, v string) { s.Techniques.Batching = v }, "continuous"},
 	{"prefix-caching", []string{"off", "on"}, func(s *trial, v string) { s.Techniques.PrefixCaching = v }, ""},
 	{"chunked-prefill", []string{"on", "off"}, func(s *trial, v string) { s.Techniques.ChunkedPrefill = v }, ""},
-	{"speculation", []string{"off", "ngram auto", "ngram fixed", "draft_model auto", "draft_model fixed"}, setSpeculation, ""},
+	{"speculation", []string{"off", "ngram auto", "ngram fixed", "draft_model auto", "draft_model fixed", "mtp fixed"}, setSpeculation, ""},
 	{"block-size", []string{"16", "1", "4", "7", "32"}, func(s *trial, v string) { s.BlockSize = number(v) }, ""},
 	{"batched-tokens", []string{"0", "1", "17", "64", "512"}, func(s *trial, v string) { s.MaxNumBatchedTokens = number(v) }, ""},
 	{"num-seqs", []string{"8", "1", "2", "32"}, func(s *trial, v string) { s.MaxNumSeqs = number(v) }, "8"},
@@ -96,8 +96,11 @@ func setSpeculation(s *trial, v string) {
 		return
 	}
 	s.SpeculativeConfig = fmt.Sprintf(`{"method":%q,"num_speculative_tokens":4,"depth":%q`, method, depth)
-	if method == "draft_model" {
+	switch method {
+	case "draft_model":
 		s.SpeculativeConfig += `,"model":"DRAFT"`
+	case "mtp":
+		s.SpeculativeConfig += `,"model":"LAYER"`
 	}
 	s.SpeculativeConfig += "}"
 }
@@ -110,6 +113,7 @@ type suite struct {
 	seed       uint64
 	models     map[string]string // file, by name
 	drafts     map[string]string // of its draft model
+	layers     map[string]string // of its MTP layer
 	backend    string            // "" = the default
 	references map[string]*reference
 	stats      tally
@@ -130,7 +134,7 @@ type tally struct {
 
 func newSuite(t testing.TB, seed uint64) *suite {
 	t.Helper()
-	s := &suite{seed: seed, references: references, models: map[string]string{}, drafts: map[string]string{}}
+	s := &suite{seed: seed, references: references, models: map[string]string{}, drafts: map[string]string{}, layers: map[string]string{}}
 	write := func(name string, shape tinyShape) string {
 		var w bytes.Buffer
 		if err := writeTiny(&w, shape); err != nil {
@@ -143,7 +147,7 @@ func newSuite(t testing.TB, seed uint64) *suite {
 		return path
 	}
 	for name, shape := range map[string]tinyShape{"llama": {heads: 4, kv: 2, dim: 32}, "window": {heads: 2, kv: 1, dim: 32, window: 24}} {
-		s.models[name] = write(name, shape)
+		s.models[name], s.layers[name] = write(name, shape), tinyMTP(t, shape)
 		shape.noise = 0.15
 		s.drafts[name] = write("draft", shape)
 	}
@@ -164,10 +168,13 @@ func (s *suite) open(c combination) (*sestina.LLM, *reference, *trial, error) {
 		return nil, nil, nil, fmt.Errorf("the reference: %w", err)
 	}
 	tr.Backend, tr.MaxModelLen, tr.Log = s.backend, longest, slog.New(slog.NewTextHandler(io.Discard, nil))
-	tr.SpeculativeConfig = strings.Replace(tr.SpeculativeConfig, "DRAFT", s.drafts[tr.model], 1)
+	tr.SpeculativeConfig = strings.NewReplacer("DRAFT", s.drafts[tr.model], "LAYER", s.layers[tr.model]).Replace(tr.SpeculativeConfig)
 	slots := map[string]int{"starved": longest, "tight": longest * 5 / 4, "roomy": 40 * longest}[tr.pool]
 	blocks := (slots + tr.BlockSize - 1) / tr.BlockSize
 	tr.KVCacheMemoryBytes = uint64(blocks*tr.BlockSize) * ref.tokenBytes
+	if strings.Contains(tr.SpeculativeConfig, `"mtp"`) {
+		tr.KVCacheMemoryBytes += tr.KVCacheMemoryBytes / 2 // one layer more than two
+	}
 	llm, err := sestina.Open(context.Background(), s.models[tr.model], tr.Options)
 	return llm, ref, tr, err
 }

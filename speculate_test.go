@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,9 +14,7 @@ import (
 
 	"sestina"
 	"sestina/batch"
-	"sestina/checkpoint"
 	"sestina/internal/datatest"
-	"sestina/tensor"
 )
 
 // TestSpeculationChangesNoToken asks for repetitive and for free text, greedy
@@ -50,7 +47,7 @@ func TestSpeculationChangesNoToken(t *testing.T) {
 	var off sestina.Options
 	off.Techniques.Speculation = "off"
 	want := ask(off)
-	layer := tinyMTP(t)
+	layer := tinyMTP(t, tinyShape{heads: 4, kv: 2, dim: 16})
 	for _, config := range []string{"", `{"method":"ngram","num_speculative_tokens":4,"depth":"fixed"}`,
 		fmt.Sprintf(`{"method":"mtp","model":%q,"num_speculative_tokens":4,"depth":"fixed"}`, layer),
 		`{"method":"draft_model","model":"testdata/tiny.gguf","num_speculative_tokens":5,"depth":"fixed"}`} {
@@ -64,41 +61,6 @@ func TestSpeculationChangesNoToken(t *testing.T) {
 			}
 		}
 	}
-}
-
-// tinyMTP is an MTP file for the tiny model, of random weights.
-func tinyMTP(t *testing.T) string {
-	t.Helper()
-	dir, rng := t.TempDir(), rand.New(rand.NewPCG(8, 1))
-	tokens, _, _ := tinyVocabulary()
-	config := fmt.Sprintf(`{"format":"sestina.mtp","version":1,"target":{"hidden_size":64,"num_hidden_layers":2,"vocab_size":%d}}`, len(tokens))
-	var tensors []checkpoint.Tensor
-	for name, shape := range map[string][]int{"enorm": {64}, "hnorm": {64}, "eh_proj": {64, 128}, "shared_head.norm": {64}, "input_layernorm": {64},
-		"post_attention_layernorm": {64}, "self_attn.q_proj": {64, 64}, "self_attn.k_proj": {32, 64}, "self_attn.v_proj": {32, 64}, "self_attn.o_proj": {64, 64},
-		"mlp.gate_proj": {96, 64}, "mlp.up_proj": {96, 64}, "mlp.down_proj": {64, 96}} {
-		n := shape[0]
-		if len(shape) == 2 {
-			n *= shape[1]
-		}
-		values, raw := make([]float32, n), make([]byte, 4*n)
-		for i := range values {
-			values[i] = float32(rng.NormFloat64()) / 8
-		}
-		if err := tensor.Encode(tensor.F32, raw, values); err != nil {
-			t.Fatal(err)
-		}
-		tensors = append(tensors, checkpoint.Tensor{Name: "model.layers.2." + name + ".weight", DType: tensor.F32, Shape: shape, Data: bytes.NewReader(raw)})
-	}
-	var file bytes.Buffer
-	if err := checkpoint.WriteSafetensors(&file, nil, tensors); err != nil {
-		t.Fatal(err)
-	}
-	for name, data := range map[string][]byte{"config.json": []byte(config), "model.safetensors": file.Bytes()} {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
 }
 
 // TestMTPChangesNoToken asks a model with an MTP layer in its checkpoint, with

@@ -3,8 +3,10 @@ package sestina_test
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -155,4 +157,45 @@ func tinyVocabulary() (tokens []string, types []int32, merges []string) {
 		types = append(types, 1)
 	}
 	return tokens, types, merges
+}
+
+// tinyMTP is an MTP file for the tiny model, of random weights: it drafts at random.
+func tinyMTP(t testing.TB, tiny tinyShape) string {
+	t.Helper()
+	q, kv, rng := tiny.heads*tiny.dim, tiny.kv*tiny.dim, rand.New(rand.NewPCG(8, 1))
+	var tensors []checkpoint.Tensor
+	for _, m := range []struct {
+		name  string
+		shape []int
+	}{
+		{"enorm", []int{64}}, {"hnorm", []int{64}}, {"eh_proj", []int{64, 128}}, {"shared_head.norm", []int{64}},
+		{"input_layernorm", []int{64}}, {"self_attn.q_proj", []int{q, 64}}, {"self_attn.k_proj", []int{kv, 64}}, {"self_attn.v_proj", []int{kv, 64}}, {"self_attn.o_proj", []int{64, q}},
+		{"post_attention_layernorm", []int{64}}, {"mlp.gate_proj", []int{96, 64}}, {"mlp.up_proj", []int{96, 64}}, {"mlp.down_proj", []int{64, 96}},
+	} {
+		n := m.shape[0]
+		if len(m.shape) == 2 {
+			n *= m.shape[1]
+		}
+		values, raw := make([]float32, n), make([]byte, 4*n)
+		for i := range values {
+			values[i] = float32(rng.NormFloat64()) / 8
+		}
+		if err := tensor.Encode(tensor.F32, raw, values); err != nil {
+			t.Fatal(err)
+		}
+		tensors = append(tensors, checkpoint.Tensor{Name: "model.layers.2." + m.name + ".weight", DType: tensor.F32, Shape: m.shape, Data: bytes.NewReader(raw)})
+	}
+	var file bytes.Buffer
+	if err := checkpoint.WriteSafetensors(&file, nil, tensors); err != nil {
+		t.Fatal(err)
+	}
+	tokens, _, _ := tinyVocabulary()
+	config := fmt.Sprintf(`{"format":"sestina.mtp","version":1,"target":{"hidden_size":64,"num_hidden_layers":2,"vocab_size":%d}}`, len(tokens))
+	dir := t.TempDir()
+	for name, data := range map[string][]byte{"config.json": []byte(config), "model.safetensors": file.Bytes()} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
