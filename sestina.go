@@ -275,6 +275,9 @@ func (l *LLM) loadWeights(ctx context.Context, c *checkpoint.Checkpoint, opt *Op
 	if err == nil {
 		err = c.CheckUnchanged()
 	}
+	if err == nil && from != nil {
+		err = from.CheckUnchanged()
+	}
 	if err != nil {
 		b.Close()
 		return err
