@@ -24,8 +24,8 @@ The pure Go family runs once and may take minutes; --isa leaves it out. The last
 		Example: "  sestina bench compare -m model.gguf --threads 2\n  sestina bench compare --isa avx2,avx512vnni --depth 4096 --reps 5 --markdown",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return usagef(cmd, "--output is %q; choose text or json", output)
+			if err := checkOutput(cmd, output); err != nil {
+				return err
 			}
 			if err := c.Check(); err != nil {
 				return usageError{err, commandPath(cmd)}

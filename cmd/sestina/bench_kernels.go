@@ -38,8 +38,8 @@ The last line is one JSON document.`,
   sestina bench kernels -m model.gguf --threads 2 --rows 1,2,4,8`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if f.output != "text" && f.output != "json" {
-				return usagef(cmd, "--output is %q; choose text or json", f.output)
+			if err := checkOutput(cmd, f.output); err != nil {
+				return err
 			}
 			if cmd.Flags().Changed("model") {
 				return f.runSteps(cmd)

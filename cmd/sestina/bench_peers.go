@@ -26,8 +26,8 @@ row. The last line is one JSON document. Exits 1 when a row failed. Keep the mac
   sestina bench peers --peer-dir ~/llama.cpp/build/bin -m model.gguf --rows decode,prefill --reps 8 --markdown`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return usagef(cmd, "--output is %q; choose text or json", output)
+			if err := checkOutput(cmd, output); err != nil {
+				return err
 			}
 			if err := c.Check(); err != nil {
 				return usageError{err, commandPath(cmd)}

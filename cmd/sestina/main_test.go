@@ -266,7 +266,9 @@ func TestInterruptEndsWaitingForInput(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(300 * time.Millisecond)
+	if _, err := stdin.Write(bytes.Repeat([]byte("a"), 1<<20)); err != nil { // more than a pipe holds: it is being read
+		t.Fatal(err)
+	}
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Skip("no interrupts here: ", err)
 	}

@@ -60,8 +60,8 @@ figures come from the code that allocates. A model file is read for its shape al
 }
 
 func (f *planFlags) run(cmd *cobra.Command) error {
-	if f.output != "text" && f.output != "json" {
-		return usagef(cmd, "--output is %q; choose text or json", f.output)
+	if err := checkOutput(cmd, f.output); err != nil {
+		return err
 	}
 	shape, err := f.weighed(cmd)
 	if err != nil {
