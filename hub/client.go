@@ -232,7 +232,7 @@ func (c *client) get(ctx context.Context, url string, header http.Header, budget
 		err = w.explain(withoutURL(err))
 		w.stop()
 		if !c.reached.Load() {
-			err = permanent{fmt.Errorf("cannot reach %s: %w", c.base.Host, err)}
+			err = permanent{fmt.Errorf("cannot reach %s: %w (check the network and HF_ENDPOINT)", c.base.Host, err)}
 		}
 		return nil, err
 	}
