@@ -145,19 +145,19 @@ func (t *Tokenizer) encodePieces(dst []int32, s string, stages []stage) []int32 
 		return t.model.appendPiece(dst, s)
 	}
 	switch st := stages[0].(type) {
-	case normalizer:
-		s, _ = st.apply(s, nil)
-		return t.encodePieces(dst, s, stages[1:])
-	case cutter:
-		for _, p := range st.pieces(s) {
-			dst = t.encodePieces(dst, s[p.start:p.end], stages[1:])
-		}
 	case splitter:
 		for s != "" {
 			n := st.next(s)
 			dst = t.encodePieces(dst, s[:n], stages[1:])
 			s = s[n:]
 		}
+	case cutter:
+		for _, p := range st.pieces(s) {
+			dst = t.encodePieces(dst, s[p.start:p.end], stages[1:])
+		}
+	case normalizer:
+		s, _ = st.apply(s, nil)
+		return t.encodePieces(dst, s, stages[1:])
 	}
 	return dst
 }
