@@ -12,6 +12,10 @@ func FuzzFromJSON(f *testing.F) {
 		"added_tokens":[{"id":4,"content":"<s>","special":true},{"id":5,"content":"x","lstrip":true,"normalized":true}],
 		"normalizer":{"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Prepend","prepend":"▁"}]}}`))
 	f.Add([]byte(`{"model":{"type":"Unigram","vocab":[["a",-1],["b",-2.5]],"unk_id":0},"decoder":{"type":"Metaspace"},"pre_tokenizer":{"type":"Metaspace"}}`))
+	f.Add([]byte(`{"model":{"type":"BPE","vocab":{"a":0,"b":1,"Ã":2,"²":3,"1":4},"merges":[]},"decoder":{"type":"ByteLevel"},
+		"normalizer":{"type":"Sequence","normalizers":[{"type":"NFKD"},{"type":"StripAccents"},{"type":"Lowercase"},{"type":"Strip"},{"type":"Replace","pattern":{"Regex":"\\s++"},"content":" "}]},
+		"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Punctuation","behavior":"Contiguous"},{"type":"Split","pattern":{"Regex":"[a[b]]{1,2}+|(?=x)"},"behavior":"MergedWithNext","invert":true},
+		{"type":"ByteLevel"},{"type":"Digits","individual_digits":true},{"type":"Whitespace"}]}}`))
 	for _, name := range goldenNames {
 		f.Add(readFile(f, name, "tokenizer.json"))
 	}
