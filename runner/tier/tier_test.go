@@ -272,10 +272,12 @@ func TestEveryFlippedBitIsNoticed(t *testing.T) {
 		}
 		r.close()
 	}
+	flips := 0
 	for bit := range 8 * len(good) {
 		if testing.Short() && bit%7 != 0 {
 			continue
 		}
+		flips++
 		bad := bytes.Clone(good)
 		bad[bit/8] ^= 1 << (bit % 8)
 		spoil(bad)
@@ -295,6 +297,7 @@ func TestEveryFlippedBitIsNoticed(t *testing.T) {
 	r = open(t, Config{Dir: dir})
 	r.has("y", 1)
 	r.close()
+	t.Logf("T24 %d bits of a K/V record flipped, one at a time: each noticed, said in one line, never used", flips)
 }
 
 // TestForeignRecordIsRefused: a record that is whole, of the right key, but was
@@ -525,5 +528,5 @@ func TestKilledWhileSpilling(t *testing.T) {
 	if whole == 0 {
 		t.Error("no record was ever written before the kill")
 	}
-	t.Logf("killed %d times, %d records whole, none torn", rounds, whole)
+	t.Logf("T24 killed %d times while spilling: %d records whole, none torn or wrong", rounds, whole)
 }
