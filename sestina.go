@@ -46,7 +46,7 @@ type Options struct {
 	SpeculativeConfig  string // JSON, see speculate.go; "" = n-gram lookup, then the checkpoint's MTP layer, with automatic depth
 	KVCacheDType       string // auto (= f16) | f32 | f16 | bf16 | q8_0 | q4_0, and by layer: see KVFormat
 	KVCacheMemoryBytes uint64 // 0 = a quarter of the free memory, at most what the limits can use
-	KVHostTierBytes    uint64 // host memory for KV blocks that the pool has no room for; 0 = none, or 256 MiB on the way to a disk tier
+	KVHostTierBytes    uint64 // host memory for KV blocks that the pool has no room for; 0 = none; beside a disk tier two of the longest prompts, at most the pool's size, at least 256 MiB
 	KVDiskTier         string // folder for them, which survives restarts; "" = none
 	KVDiskTierBytes    uint64 // limit of that folder; 0 = 8 GiB
 	ModelProgress      func(done, total uint64)

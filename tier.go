@@ -10,11 +10,21 @@ import (
 	"sestina/runner/tier"
 )
 
-// Defaults of the KV tiers.
 const (
-	DefaultKVHostTierBytes = 256 << 20 // with a disk tier: everything on its way passes through it
-	DefaultKVDiskTierBytes = 8 << 30
+	defaultKVDiskTierBytes = 8 << 30
+	leastKVHostTierBytes   = 256 << 20 // with a disk tier: everything on its way passes through it
 )
+
+// hostTierBytes is the default beside a disk: half of it can be filled ahead, so
+// two of the longest prompts, but no more than the pool has.
+func (l *LLM) hostTierBytes(opt *Options, block uint64) uint64 {
+	length := opt.MaxModelLen
+	if length == 0 {
+		length = l.Info.MaxContext
+	}
+	longest := uint64((length+l.Pool.BlockSize-1)/l.Pool.BlockSize) * block
+	return max(leastKVHostTierBytes, 8*block, min(2*longest, l.Pool.Bytes))
+}
 
 // checkTiers refuses what contradicts itself.
 func (o *Options) checkTiers() error {
@@ -37,10 +47,10 @@ func (l *LLM) newTier(ctx context.Context, opt *Options, r *runner.ModelRunner) 
 	cfg := tier.Config{HostBytes: opt.KVHostTierBytes, Dir: opt.KVDiskTier, DiskBytes: opt.KVDiskTierBytes, Log: opt.Log}
 	if cfg.Dir != "" {
 		if cfg.HostBytes == 0 {
-			cfg.HostBytes = max(DefaultKVHostTierBytes, 8*uint64(r.Cache().BlockBytes()))
+			cfg.HostBytes = l.hostTierBytes(opt, uint64(r.Cache().BlockBytes()))
 		}
 		if cfg.DiskBytes == 0 {
-			cfg.DiskBytes = DefaultKVDiskTierBytes
+			cfg.DiskBytes = defaultKVDiskTierBytes
 		}
 		var err error
 		if cfg.Identity, err = l.tierIdentity(ctx, opt, r); err != nil {

@@ -35,7 +35,7 @@ func (f *modelFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.opt.ActivationDType, "activation-dtype", "auto", "auto (int8 for integer weight formats, bf16 for BF16) or f32")
 	fs.StringVar(&f.opt.KVCacheDType, "kv-cache-dtype", "auto", "auto (f16), f32, f16, bf16, or quantised: q8_0, q4_0 (head size a multiple of 32); by layer: q4_0,0-1=f16,29=f16")
 	fs.Var(&f.kvMem, "kv-cache-memory-bytes", "size of the KV pool, e.g. 2G (0 = a quarter of free memory, at most what the limits use)")
-	fs.Var(&f.kvHost, "kv-host-tier-bytes", "host memory for K/V that the pool has no room for, e.g. 4G (0 = none; with --kv-disk-tier 256M)")
+	fs.Var(&f.kvHost, "kv-host-tier-bytes", "host memory for K/V that the pool has no room for, e.g. 4G (0 = none; with --kv-disk-tier two of the longest prompts)")
 	fs.StringVar(&f.opt.KVDiskTier, "kv-disk-tier", "", "folder for K/V that the pool has no room for; it survives restarts")
 	fs.Var(&f.kvDisk, "kv-disk-tier-bytes", "limit of that folder (0 = 8G)")
 	fs.IntVar(&f.opt.MaxModelLen, "max-model-len", 0, "longest prompt + output in tokens (0 = the model's context)")

@@ -530,3 +530,43 @@ func TestKilledWhileSpilling(t *testing.T) {
 	}
 	t.Logf("T24 killed %d times while spilling: %d records whole, none torn or wrong", rounds, whole)
 }
+
+// big is a pool of two blocks of n bytes.
+func big(n int) *memory { return &memory{blocks: [][]byte{make([]byte, n), make([]byte, n)}} }
+
+// BenchmarkMove is what a block of 360 KiB costs the step loop, on its way out and back.
+func BenchmarkMove(b *testing.B) {
+	const size = 360 << 10
+	mem := &pages{big(size)}
+	s, err := New(mem, Config{HostBytes: 256 * size})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	_, ids, _ := content(1)
+	b.Run("save", func(b *testing.B) {
+		b.SetBytes(size)
+		for i := range b.N {
+			s.Save(0, Key{byte(i), byte(i >> 8), byte(i >> 16), 1}, ids)
+		}
+	})
+	b.Run("load", func(b *testing.B) {
+		b.SetBytes(size)
+		for range b.N {
+			s.Save(0, Key{2}, ids) // of a block that is held: no copy
+			if !s.Load(1, Key{2}, ids) {
+				b.Fatal("gone")
+			}
+		}
+	})
+	b.Run("copy", func(b *testing.B) {
+		b.SetBytes(size)
+		for range b.N {
+			copy(mem.blocks[0], mem.blocks[1])
+		}
+	})
+}
+
+type pages struct{ *memory }
+
+func (p *pages) BlockBytes() int { return len(p.blocks[0]) }
