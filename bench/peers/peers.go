@@ -7,7 +7,7 @@
 // A trial is one kind of work on one file with one thread count. Each repetition
 // runs our side, then the peer's (A B A B …), each as a whole process of its own;
 // ours is this very binary. Both take the same prompt and output sizes, a KV cache of the
-// same format, no speculation and no prefix cache, and greedy tokens. Rows show
+// same format, no speculation (but in its own rows) and no prefix cache, and greedy tokens. Rows show
 // medians, their spread and the ratio of medians. A side that fails is reported in
 // its row; the others go on.
 //

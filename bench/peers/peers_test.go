@@ -180,6 +180,48 @@ func TestImpossibleRowFailsAlone(t *testing.T) {
 	}
 }
 
+// Every way of the peer's to draft meets our default, in turn.
+func TestSpeculationRows(t *testing.T) {
+	c, log := stage(t, "", "speculation")
+	c.Reps = 1
+	r := compare(t, c)
+	if len(r.Rows) != len(peerSpeculation)*len(speculationSets) || r.Failed() != 0 {
+		t.Fatalf("%d rows, %d failed: %+v", len(r.Rows), r.Failed(), r.Rows)
+	}
+	for _, row := range r.Rows {
+		if row.Ours.Median <= 0 || row.Peer.Median <= 0 || row.Ratio <= 0 {
+			t.Errorf("%+v", row)
+		}
+	}
+	var kinds []string
+	for _, line := range log() {
+		if strings.HasPrefix(line, "sestina") {
+			if strings.Contains(line, "--speculation") || !strings.Contains(line, "--no-enable-prefix-caching") {
+				t.Errorf("our side is not as it comes, or has a cache: %s", line)
+			}
+			continue
+		}
+		kinds = append(kinds, flagOf(strings.Fields(line), "--spec-type"))
+	}
+	if !slices.Equal(kinds, peerSpeculation) {
+		t.Errorf("the peer drafted by %v", kinds)
+	}
+}
+
+// Tokens are the server's count, time runs from the first text.
+func TestReadChat(t *testing.T) {
+	text := func(s string) string { return "data: {\"choices\":[{\"delta\":{\"content\":" + s + "}}]}\n\n" }
+	usage := "data: {\"choices\":[],\"usage\":{\"completion_tokens\":9}}\n\ndata: [DONE]\n\n"
+	if n, took, err := readChat(strings.NewReader(text("null") + text(`"a"`) + text(`"b"`) + usage)); n != 8 || took <= 0 || err != nil {
+		t.Errorf("%d tokens in %v, %v", n, took, err)
+	}
+	for name, stream := range map[string]string{"no text": text("null") + usage, "no usage": text(`"a"`), "broken": "data: {\n"} {
+		if _, _, err := readChat(strings.NewReader(stream)); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+}
+
 func TestRefusingServerFailsItsRow(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("resident memory is read from /proc")

@@ -19,7 +19,7 @@ import (
 // peerPrograms are what each row needs of the peer.
 var peerPrograms = map[string]string{
 	"decode": "llama-bench", "prefill": "llama-bench", "depth": "llama-bench", "depth-q8_0": "llama-bench", "batch": "llama-batched-bench",
-	"start": "llama-server", "server": "llama-server", "memory": "llama-server",
+	"start": "llama-server", "server": "llama-server", "memory": "llama-server", "speculation": "llama-server",
 }
 
 // peer is the path of one of the peer's programs.

@@ -54,6 +54,7 @@ var rowKinds = []struct {
 	{"start", (*Config).startTrials},
 	{"server", (*Config).serverTrials},
 	{"memory", (*Config).memoryTrials},
+	{"speculation", (*Config).speculationTrials},
 }
 
 // RowNames lists the rows that can be chosen.

@@ -19,7 +19,7 @@ func newBenchPeers() *cobra.Command {
 		Use:   "peers --peer-dir DIR -m FILE[,FILE…]",
 		Short: "Run this engine and llama.cpp alternately on the same files and print the ratios",
 		Long: `Run this engine and llama.cpp alternately, each as whole processes, on the same GGUF files with the same
-threads, sizes and KV format, without speculation or prefix caches. Prints medians, spread and the ratio of
+threads, sizes and KV format, without prefix caches and, but for the speculation rows, without drafts. Prints medians, spread and the ratio of
 medians for each row; decode rows also as shares of the memory floor. A side that fails is reported in its
 row. The last line is one JSON document. Exits 1 when a row failed. Keep the machine idle meanwhile.`,
 		Example: `  sestina bench peers --peer-dir ~/llama.cpp/build/bin -m model.Q4_0.gguf,model.Q8_0.gguf
