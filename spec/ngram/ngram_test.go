@@ -61,7 +61,7 @@ func TestSearchEqualsBruteForce(t *testing.T) {
 					return
 				}
 				at, n := longest(kept, tail, min)
-				m := x.search(tail, true)
+				m := x.search(tail, true, match{})
 				if n != m.length || n > 0 && int(x.end)-int(m.next) != len(kept)-at {
 					t.Fatalf("alphabet %d, min %d, %d tokens: found %d at %d from the end, want %d at %d",
 						alphabet, min, len(text), m.length, int(x.end)-int(m.next), n, len(kept)-at)
