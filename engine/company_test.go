@@ -74,7 +74,9 @@ func sampling(r *rand.Rand) batch.SamplingParams {
 		p.Logprobs = r.IntN(4)
 	}
 	if r.IntN(3) == 0 {
-		p.LogitBias = []batch.LogitBias{{ID: int32(r.IntN(vocab)), Bias: 5}, {ID: int32(r.IntN(vocab)), Bias: -100}}
+		up := r.IntN(vocab)
+		down := (up + 1 + r.IntN(vocab-1)) % vocab // one id has one bias
+		p.LogitBias = []batch.LogitBias{{ID: int32(up), Bias: 5}, {ID: int32(down), Bias: -100}}
 	}
 	if r.IntN(3) == 0 {
 		p.XTC = batch.XTC{Probability: 0.5, Threshold: 0.1}
