@@ -7,9 +7,9 @@ import (
 
 const (
 	plotHeight = 300
-	plotLeft   = 84
+	plotLeft   = 120
 	plotRight  = width - 190 // names of the series stand behind it
-	plotTop    = title + 20
+	plotTop    = title + 36
 )
 
 // axis is a logarithmic range over whole powers of ten.
@@ -83,7 +83,7 @@ func (l Lines) grid(c *canvas, x, y axis) {
 	}
 	c.printf(`<line class="axis" x1="%d" y1="%d" x2="%d" y2="%d"/>`+"\n", plotLeft, bottom, plotRight, bottom)
 	c.text(plotRight, bottom+38, "soft", "end", l.XLabel)
-	c.text(margin, plotTop-4, "soft", "start", l.YLabel)
+	c.text(margin, plotTop-14, "soft", "start", l.YLabel)
 }
 
 // power writes 10^p for people.
