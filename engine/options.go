@@ -180,11 +180,19 @@ func (c choice) check() error {
 // scheduler translates the options; they are filled.
 func (o *Options) scheduler() scheduler.Config {
 	policy := map[string]scheduler.Policy{"continuous": scheduler.Continuous, "static": scheduler.Static, "none": scheduler.None}
-	return scheduler.Config{
+	cfg := scheduler.Config{
 		MaxNumSeqs: o.MaxNumSeqs, MaxNumBatchedTokens: o.MaxNumBatchedTokens, MaxModelLen: o.MaxModelLen,
 		Policy: policy[o.Techniques.Batching], NoKVCache: o.Techniques.KVCache == "off", Order: scheduler.PriorityOrder, ChunkedPrefill: o.Techniques.ChunkedPrefill == "on",
 	} // the queue is bounded before it gets there, see queue.go
+	if o.Tier != nil {
+		cfg.RecallBlocks = max(1, recallBytes/o.Tier.BlockBytes())
+	}
+	return cfg
 }
+
+// recallBytes is what may come back from the tier between two steps of running
+// streams, and push as much out: about two milliseconds of copying.
+const recallBytes = 8 << 20
 
 // Defaults of the limits.
 const (

@@ -74,7 +74,7 @@ func newReplay(c *TraceConfig) (*replay, error) {
 		return nil, err
 	}
 	cfg := scheduler.Config{MaxNumSeqs: c.MaxNumSeqs, MaxNumBatchedTokens: c.MaxTokens, MaxModelLen: c.MaxModelLen,
-		Policy: scheduler.Policy(c.Policy), Order: scheduler.PriorityOrder, ChunkedPrefill: c.Chunked, NoKVCache: c.NoKVCache}
+		Policy: scheduler.Policy(c.Policy), Order: scheduler.PriorityOrder, ChunkedPrefill: c.Chunked, NoKVCache: c.NoKVCache, RecallBlocks: c.RecallBlocks}
 	r.sched = scheduler.New(cfg, blocks)
 	return r, nil
 }

@@ -29,6 +29,7 @@ type TraceConfig struct {
 	Window        int   `json:"window,omitempty"`
 	NoKVCache     bool  `json:"no_kv_cache,omitempty"`
 	Tier          bool  `json:"tier,omitempty"`
+	RecallBlocks  int   `json:"recall_blocks,omitempty"`
 	MaxNumSeqs    int   `json:"max_num_seqs"`
 	MaxTokens     int   `json:"max_num_batched_tokens"`
 	MaxModelLen   int   `json:"max_model_len"`
@@ -102,7 +103,7 @@ func (r *recorder) init(e *Engine) {
 	b := e.blocks.Config()
 	r.config = TraceConfig{
 		Blocks: b.NumBlocks, BlockSize: b.BlockSize, PrefixCaching: b.PrefixCaching, Contiguous: b.Contiguous, Window: b.Window,
-		Tier: b.Tier != nil, NoKVCache: c.NoKVCache, MaxNumSeqs: c.MaxNumSeqs, MaxTokens: c.MaxNumBatchedTokens, MaxModelLen: c.MaxModelLen,
+		Tier: b.Tier != nil, RecallBlocks: c.RecallBlocks, NoKVCache: c.NoKVCache, MaxNumSeqs: c.MaxNumSeqs, MaxTokens: c.MaxNumBatchedTokens, MaxModelLen: c.MaxModelLen,
 		Chunked: c.ChunkedPrefill, Policy: uint8(c.Policy),
 	}
 }

@@ -84,6 +84,7 @@ type BlockManager struct {
 	index map[Hash]int32 // published blocks; looked up, never ranged over to decide
 	whys  whys           // to explain what was not found
 	buf   []byte         // scratch of the hash input
+	warm  []int32        // scratch of Warm
 
 	stats Stats
 }
@@ -166,12 +167,8 @@ func (m *BlockManager) Admit(seq *batch.Sequence, chain []Hash, reserve int) (ca
 	if first {
 		seq.Match = m.explain(seq, chain, hits) // before anything is evicted for it
 	}
-	for _, id := range table {
-		if id != none {
-			m.ref(id)
-		}
-	}
-	table = m.recall(table, chain, seq)
+	m.hold(table)
+	table, _ = m.recall(table, chain, seq, len(chain))
 	if first && len(table) > hits {
 		seq.Match = m.explain(seq, chain, len(table))
 	}

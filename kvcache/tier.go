@@ -25,11 +25,18 @@ import "sestina/batch"
 // published at once and shared like any other. A tier that outlives the process
 // needs a root that does too: Config.Model is then a digest of the model's contents.
 //
+// # How much at once
+//
+// What is copied between two steps, running streams wait for. So a prompt that would
+// bring back more than the scheduler's bound waits some steps longer, and its blocks
+// come a few at a time ([BlockManager.Warm]): cached, held by nobody, the last to be
+// evicted. When nobody runs, all of it comes at once.
+//
 // With a window a match is continued from what the pool has; the blocks behind
 // the window are brought back with the others and let go at once.
 //
 // Tests: the simulator's tier holds slots, forgets and fails as it likes; mutants
-// M67 to M71.
+// M68 to M74.
 
 // A Tier keeps what the pool has no room for. It is called by the step goroutine.
 type Tier interface {
@@ -41,19 +48,55 @@ type Tier interface {
 	Load(block int32, key [32]byte, ids []int32) bool
 }
 
-// recall continues table, the blocks of a prefix of chain, with what the tier has.
-// The pool has room for all blocks that the sequence still needs.
-func (m *BlockManager) recall(table []int32, chain []Hash, seq *batch.Sequence) []int32 {
+// Warm brings up to limit blocks of the chain of a sequence that waits back into
+// the pool, where they are cached like any others, the last to be evicted. It returns
+// how many they were and whether there may be more; none when the sequence does not
+// fit the pool now. So what is copied between two steps has a bound.
+func (m *BlockManager) Warm(seq *batch.Sequence, chain []Hash, reserve, limit int) (loaded int, more bool) {
 	if m.cfg.Tier == nil {
-		return table
+		return 0, false
+	}
+	table, fromPool := m.match(m.warm[:0], chain, seq.Tokens)
+	if need := m.BlocksFor(len(seq.Tokens)) - len(table); need+fromPool+reserve > m.Available() {
+		return 0, false
+	}
+	m.hold(table)
+	before := m.stats.TierTokens
+	table, more = m.recall(table, chain, seq, limit)
+	for i := len(table) - 1; i >= 0 && table[i] != none; i-- { // the deepest is evicted first
+		m.unref(table[i], 0)
+	}
+	m.warm = table
+	return int(m.stats.TierTokens-before) / m.cfg.BlockSize, more
+}
+
+// hold takes a reference to each block of a table.
+func (m *BlockManager) hold(table []int32) {
+	for _, id := range table {
+		if id != none {
+			m.ref(id)
+		}
+	}
+}
+
+// recall continues table, the blocks of a prefix of chain, with what the tier has,
+// limit blocks of it at most; more says that the limit ended it. The pool has room
+// for all blocks that the sequence still needs.
+func (m *BlockManager) recall(table []int32, chain []Hash, seq *batch.Sequence, limit int) (_ []int32, more bool) {
+	if m.cfg.Tier == nil {
+		return table, false
 	}
 	for i := len(table); i < len(chain); i++ {
 		ids := m.blockIDs(seq.Tokens, i)
 		id := m.lookup(chain[i], ids) // of a chain with a hole the pool may have the end
 		if id != none {
 			m.ref(id)
+		} else if more = limit == 0; more {
+			break
 		} else if id = m.load(seq.Salt, chain, i, ids); id == none {
 			break
+		} else {
+			limit--
 		}
 		table = append(table, id)
 	}
@@ -63,7 +106,7 @@ func (m *BlockManager) recall(table []int32, chain []Hash, seq *batch.Sequence) 
 			table[i] = none
 		}
 	}
-	return table
+	return table, more
 }
 
 // load brings block i of chain back into the pool, with one reference, or returns −1.

@@ -147,6 +147,36 @@ func TestRefusedLoadIsComputed(t *testing.T) {
 	m.cached("", text(2, 16), 12)
 }
 
+// TestWarm: a chain comes back a few blocks at a time, and what has come back is
+// not pushed out by what comes next, though the pool has no room for more.
+func TestWarm(t *testing.T) {
+	m := newTiered(t, 8)
+	a := text(1, 32)
+	m.cached("", a, 0)
+	m.cached("", text(2, 32), 0) // pushes all of a out
+	seq := &batch.Sequence{ID: 99, Tokens: a, PromptLen: len(a), MaxTokens: 1}
+	chain := m.Chain(nil, "", a)
+	if n, more := m.Warm(seq, chain, 1, 3); n != 0 || more {
+		t.Errorf("%d blocks for a sequence that does not fit beside the reserve", n)
+	}
+	for i, want := range []struct {
+		loaded int
+		more   bool
+	}{{3, true}, {3, true}, {1, false}, {0, false}} {
+		n, more := m.Warm(seq, chain, 0, 3)
+		if n != want.loaded || more != want.more {
+			t.Errorf("call %d brings %d blocks, more %v; want %+v", i, n, more, want)
+		}
+		if err := m.Check(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := m.Match(chain, a); got != 28 || m.shelf.loads != 7 {
+		t.Errorf("%d tokens are cached after %d loads", got, m.shelf.loads)
+	}
+	m.cached("", a, 28)
+}
+
 func TestSpillOffersAllThatIsIdle(t *testing.T) {
 	m := newTiered(t, 8)
 	a := text(1, 20)

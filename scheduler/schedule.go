@@ -18,10 +18,11 @@ func (s *Scheduler) Schedule(now time.Duration) *batch.Step {
 	}
 	step := s.newStep()
 	step.ID = s.lastStep + 1
-	p := plan{s: s, step: step, tokens: s.cfg.MaxNumBatchedTokens}
+	p := plan{s: s, step: step, tokens: s.cfg.MaxNumBatchedTokens, recall: s.cfg.RecallBlocks}
 	p.single()
 	p.limitByTime()
 	p.prefill()
+	p.others = len(step.Seqs) > 0
 	s.stalled = WaitBlocks
 	if !p.preempted {
 		s.stalled = p.admit(now)
@@ -57,6 +58,8 @@ type plan struct {
 	tokens    int  // rows left
 	withheld  int  // rows that the time limit keeps from prompts
 	prompts   bool // some of the step's rows are prompts'
+	others    bool // the step has rows of sequences that were running
+	recall    int  // blocks that may come back from the tier while they wait
 	preempted bool
 }
 
@@ -215,6 +218,12 @@ func (p *plan) place(e *entry) Wait {
 	}
 	if !s.cfg.ChunkedPrefill && s.cfg.Policy != Static && len(seq.Tokens)-s.blocks.Match(e.chain, seq.Tokens) > p.tokens {
 		return WaitBudget
+	}
+	if p.others && s.cfg.RecallBlocks > 0 { // they would wait for all of it
+		n, more := s.blocks.Warm(seq, e.chain, reserve, p.recall)
+		if p.recall -= n; more {
+			return WaitTier
+		}
 	}
 	fragmented := s.blocks.Stats().Fragmented
 	cached, ok := s.blocks.Admit(seq, e.chain, reserve)

@@ -111,6 +111,10 @@ type Config struct {
 	QueueTimeout    time.Duration // longest wait for a first admission, see [Scheduler.Expire]
 	Watermark       int           // blocks that admission leaves free for the growth of the running
 
+	// At most so many blocks come back from the tier before a step that has others'
+	// rows in it; a prompt that needs more is admitted some steps later. 0 = no limit.
+	RecallBlocks int
+
 	// A step should last no longer than StepBudget by the cost curve StepCost
 	// (time of a step of so many rows, not decreasing). Running sequences that
 	// miss one token are always served; what time they leave goes to prompts,

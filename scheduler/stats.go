@@ -17,11 +17,12 @@ const (
 	WaitBudget              // rows of a step
 	WaitBlocks              // blocks of the pool
 	WaitSibling             // the prompt, which another choice of its request computes
+	WaitTier                // blocks on their way from the tier below the pool
 	WaitRun                 // neighbouring blocks: enough are free, but apart (contiguous layout)
 )
 
 func (w Wait) String() string {
-	return [...]string{"nothing", "turn", "seat", "budget", "blocks", "sibling", "run"}[w]
+	return [...]string{"nothing", "turn", "seat", "budget", "blocks", "sibling", "tier", "run"}[w]
 }
 
 // WaitsFor says what the sequence waits for, as of the last Schedule, and the id

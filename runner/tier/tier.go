@@ -155,6 +155,9 @@ func New(pool Pool, cfg Config) (*Store, error) {
 // Contents names what the blocks depend on; it is the same after a restart.
 func (s *Store) Contents() string { return s.contents }
 
+// BlockBytes is the size of a block.
+func (s *Store) BlockBytes() int { return s.size }
+
 // Secret is kept in the folder, so that salts made with it are the same after a
 // restart and in other processes; nil without a disk.
 func (s *Store) Secret() []byte {

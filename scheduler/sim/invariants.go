@@ -254,6 +254,13 @@ func (w *world) checkStep(step *batch.Step) {
 		broken("I6", "step %d has %d rows of %d sequences", step.ID, n, len(step.Seqs))
 	}
 	w.countOwners()
+	if most := w.trace.Config.Recall; most > 0 && w.tier.loads > most {
+		for _, sch := range step.Seqs {
+			if s := w.find(sch.Seq.ID); slices.Contains(w.books.running, s) && s.preemptions == s.seq.Preemptions {
+				broken("I6", "%d blocks came back before step %d, in which sequence %d waits for them", w.tier.loads, step.ID, s.seq.ID)
+			}
+		}
+	}
 	for _, c := range step.Copies {
 		owned := false
 		for _, sch := range step.Seqs {

@@ -70,13 +70,11 @@ var mutants = []mutant{
 		}
 	}
 	if !ok || !slices.Equal(m.ids(id), ids) {`},
-	{"M12", "a prefix hit on a block in use takes no reference", "sglang 23392, 24845 (cancel, retry, shared prefix)", "kvcache/manager.go",
-		`if id != none {
-			m.ref(id)
-		}`,
-		`if id != none && !(mutant("M12") && m.blocks[id].refs > 0) {
-			m.ref(id)
-		}`},
+	{"M12", "a prefix hit on a block in use takes no reference", "sglang 23392, 24845 (cancel, retry, shared prefix)", "kvcache/tier.go",
+		`for _, id := range table {
+		if id != none {`,
+		`for _, id := range table {
+		if id != none && !(mutant("M12") && m.blocks[id].refs > 0) {`},
 	{"M13", "a fork takes no references", "class: missing reference", "kvcache/manager.go",
 		`			continue
 		}
@@ -316,22 +314,22 @@ var mutants = []mutant{
 		`if t.alive--; t.alive == 0 {`, `if t.alive--; t.alive == 0 && !mutant("M65") {`},
 	{"M66", "without a cache the next token's block is not asked for", "class: a path that never grew", "scheduler/schedule.go",
 		`(!whole || p.grow(i))`, `(!whole || mutant("M66") || p.grow(i))`},
-	{"M67", "a load that failed counts as a hit", "class: a corrupt record is served", "kvcache/tier.go",
-		`if !m.cfg.Tier.Load(id, chain[i], ids) {`, `if !m.cfg.Tier.Load(id, chain[i], ids) && !mutant("M67") {`},
-	{"M68", "a block is saved under its parent's hash", "class: off by one in the tier", "kvcache/tier.go",
+	{"M68", "a load that failed counts as a hit", "class: a corrupt record is served", "kvcache/tier.go",
+		`if !m.cfg.Tier.Load(id, chain[i], ids) {`, `if !m.cfg.Tier.Load(id, chain[i], ids) && !mutant("M68") {`},
+	{"M69", "a block is saved under its parent's hash", "class: off by one in the tier", "kvcache/tier.go",
 		`m.cfg.Tier.Save(id, m.blocks[id].hash, m.ids(id))`, `key := m.blocks[id].hash
-		if mutant("M68") {
+		if mutant("M69") {
 			key = m.blocks[id].parent
 		}
 		m.cfg.Tier.Save(id, key, m.ids(id))`},
-	{"M69", "a failed load keeps its block for ever", "class: a hold without an owner (vllm 46283)", "kvcache/tier.go",
-		`m.unref(id, 0) // to`, `if mutant("M69") {
+	{"M70", "a failed load keeps its block for ever", "class: a hold without an owner (vllm 46283)", "kvcache/tier.go",
+		`m.unref(id, 0) // to`, `if mutant("M70") {
 			return none
 		}
 		m.unref(id, 0) // to`},
-	{"M70", "blocks brought back from behind the window are kept", "class: leak of the windowed", "kvcache/tier.go",
-		`if table[i] != none {`, `if table[i] != none && !mutant("M70") {`},
-	{"M71", "a block is saved after it has been given away", "vllm 32255 (the first load is corrupt)", "kvcache/prefix.go",
+	{"M71", "blocks brought back from behind the window are kept", "class: leak of the windowed", "kvcache/tier.go",
+		`if table[i] != none {`, `if table[i] != none && !mutant("M71") {`},
+	{"M72", "a block is saved after it has been given away", "vllm 32255 (the first load is corrupt)", "kvcache/prefix.go",
 		`func (m *BlockManager) evict(id int32) {
 	m.save(id)`, `var late struct {
 	id  int32
@@ -340,7 +338,7 @@ var mutants = []mutant{
 }
 
 func (m *BlockManager) evict(id int32) {
-	if mutant("M71") && m.cfg.Tier != nil {
+	if mutant("M72") && m.cfg.Tier != nil {
 		if late.ids != nil {
 			m.cfg.Tier.Save(late.id, late.key, late.ids)
 		}
@@ -348,6 +346,10 @@ func (m *BlockManager) evict(id int32) {
 	} else {
 		m.save(id)
 	}`},
+	{"M73", "what is warmed stays held", "class: a hold without an owner (vllm 46283)", "kvcache/tier.go",
+		`i >= 0 && table[i] != none; i-- {`, `i >= 0 && table[i] != none && !mutant("M73"); i-- {`},
+	{"M74", "what comes back before a step of others has no bound", "class: a stall for everybody", "scheduler/schedule.go",
+		`if p.recall -= n; more {`, `if p.recall -= n; more && !mutant("M74") {`},
 }
 
 // hook is the file that an overlay adds to both packages.

@@ -186,7 +186,7 @@ func (w *world) start() {
 		MaxNumSeqs: c.MaxNumSeqs, MaxNumBatchedTokens: c.MaxTokens, MaxModelLen: c.MaxModelLen,
 		Policy: scheduler.Policy(c.Policy), Order: scheduler.Order(c.Order), NoKVCache: c.NoKVCache,
 		ChunkedPrefill: c.Chunked, LongPrefillThreshold: c.LongPrefill,
-		MaxQueuedSeqs: c.MaxQueued, MaxQueuedTokens: c.MaxQueuedTokens, QueueTimeout: c.QueueTimeout, Watermark: c.Watermark,
+		MaxQueuedSeqs: c.MaxQueued, MaxQueuedTokens: c.MaxQueuedTokens, QueueTimeout: c.QueueTimeout, Watermark: c.Watermark, RecallBlocks: c.Recall,
 	}
 	if c.TimeBudget > 0 {
 		cfg.StepBudget = time.Duration(c.TimeBudget)
@@ -354,6 +354,7 @@ func (w *world) schedule(rng *uint64) {
 		}
 	}
 	w.books.before(w)
+	w.tier.loads = 0
 	step := w.sched.Schedule(w.now)
 	if !w.opt.Blind {
 		w.books.after(w, step)

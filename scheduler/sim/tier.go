@@ -14,6 +14,7 @@ type tier struct {
 	fails  uint64 // % of loads
 	rng    uint64
 	faults uint64
+	loads  int // of the Schedule under way
 
 	held  map[[32]byte]saved
 	order [][32]byte // oldest first
@@ -51,13 +52,16 @@ func (t *tier) Load(block int32, key [32]byte, ids []int32) bool {
 		return false
 	}
 	slots := t.device.block(block)
-	if next(&t.rng)%100 < t.fails {
+	if next(&t.rng)%100 < t.fails { // a corrupt record is found, and removed
 		for i := range slots {
 			slots[i] = poison
 		}
 		t.faults++
+		delete(t.held, key)
+		t.order = slices.DeleteFunc(t.order, func(k [32]byte) bool { return k == key })
 		return false
 	}
 	copy(slots, s.slots)
+	t.loads++
 	return true
 }

@@ -32,6 +32,7 @@ type Config struct {
 	NoKVCache, Contiguous bool `json:",omitempty"`
 	Window                int  `json:",omitempty"`
 	Tier, TierFails       int  `json:",omitempty"` // blocks that the tier holds; % of loads that fail
+	Recall                int  `json:",omitempty"` // blocks that come back from it before a step of others
 }
 
 // Op is one operation. Arrivals use all fields, the others Pick, Seed or Jump.
@@ -149,7 +150,7 @@ func (g generator) config() Config {
 	return c
 }
 
-// layout gives every fourth trace a window, every other one with a prefix cache a
+// layout gives every fourth trace a window, every third one with a prefix cache a
 // tier, and some no cache or contiguous runs.
 func (g generator) layout(c *Config) {
 	if g.more.IntN(4) == 0 {
@@ -162,8 +163,9 @@ func (g generator) layout(c *Config) {
 	case n < 23:
 		c.NoKVCache = true
 	}
-	if tiered := g.more.IntN(2) == 0; tiered && c.PrefixCaching {
+	if tiered := g.more.IntN(3) == 0; tiered && c.PrefixCaching {
 		c.Tier, c.TierFails = 1+g.more.IntN(3*c.NumBlocks), []int{0, 0, 5, 50}[g.more.IntN(4)]
+		c.Recall = g.more.IntN(4)
 	}
 }
 
