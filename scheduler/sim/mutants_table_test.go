@@ -316,12 +316,12 @@ var mutants = []mutant{
 		`(!whole || p.grow(i))`, `(!whole || mutant("M66") || p.grow(i))`},
 	{"M68", "a load that failed counts as a hit", "class: a corrupt record is served", "kvcache/tier.go",
 		`if !m.cfg.Tier.Load(id, chain[i], ids) {`, `if !m.cfg.Tier.Load(id, chain[i], ids) && !mutant("M68") {`},
-	{"M69", "a block is saved under its parent's hash", "class: off by one in the tier", "kvcache/tier.go",
-		`m.cfg.Tier.Save(id, m.blocks[id].hash, m.ids(id))`, `key := m.blocks[id].hash
+	{"M69", "a neighbour's bytes are saved", "class: off by one in the tier", "kvcache/tier.go",
+		`m.cfg.Tier.Save(id, m.blocks[id].hash, m.ids(id))`, `from := id
 		if mutant("M69") {
-			key = m.blocks[id].parent
+			from = max(0, id-1)
 		}
-		m.cfg.Tier.Save(id, key, m.ids(id))`},
+		m.cfg.Tier.Save(from, m.blocks[id].hash, m.ids(id))`},
 	{"M70", "a failed load keeps its block for ever", "class: a hold without an owner (vllm 46283)", "kvcache/tier.go",
 		`m.unref(id, 0) // to`, `if mutant("M70") {
 			return none
