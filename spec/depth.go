@@ -171,15 +171,24 @@ type stepCost struct {
 	curve       *Curve
 	base, n     int
 	plain, rest float64 // c(N), c(base)
+	least       float64 // of a row, see costs
 	pass        float64
 }
 
+// costs prices drafts beside base rows. In a large batch a few rows more cost less
+// than what two steps of about that size differ by chance, and would often look
+// free; so a row costs half of what rows cost on the way to twice the batch, at least.
+// Small batches, whose first rows are free indeed, are spared that.
 func (d *Depth) costs(base, n int, pass float64) stepCost {
-	return stepCost{d.curve, base, n, max(1, d.curve.at(n)), d.curve.at(base), pass}
+	s := stepCost{curve: d.curve, base: base, n: n, plain: max(1, d.curve.at(n)), rest: d.curve.at(base), pass: pass}
+	s.least = max(0, d.curve.at(2*base)-s.rest) / float64(base) * min(0.5, float64(base)/32)
+	return s
 }
 
 // rows is what so many draft rows add.
-func (s *stepCost) rows(drafts int) float64 { return max(0, s.curve.at(s.base+drafts)-s.rest) }
+func (s *stepCost) rows(drafts int) float64 {
+	return max(float64(drafts)*s.least, s.curve.at(s.base+drafts)-s.rest)
+}
 
 // most is how many draft rows are tried: no step has more than twice the rows of
 // any before it, a slow start, so that a prior that is far too flat costs one step.
