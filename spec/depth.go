@@ -49,7 +49,7 @@ import (
 //
 // All of it is a function of the calls: no clock, no chance. TestDepthNeverLoses
 // plays scripted traces against every fixed depth; with 4,000 plain steps each it
-// keeps 0.995 of plain decoding or more in all of them, and 0.95 of the best fixed
+// keeps 0.99 of plain decoding or more in all of them, and 0.95 of the best fixed
 // depth or more in the stationary ones, where it often beats it. One trace is
 // excepted, and says why: a wrong c(N) that is never measured.
 type Depth struct {
