@@ -107,10 +107,14 @@ func (l *LLM) newSpeculator(ctx context.Context, target *runner.ModelRunner, o *
 		}
 	}
 	var chain []spec.Proposer
-	for i, method := range s.methods(l.Info.MTP) {
+	methods := s.methods(l.Info.MTP)
+	for i, method := range methods {
 		res.Options = nil
 		if method == s.Method || s.Method == "" && i == 0 {
 			res.Options = s.Options
+		}
+		if res.Options == nil && method == lookup && len(methods) > 1 {
+			res.Options = json.RawMessage(beforeModel)
 		}
 		p, err := spec.Build(method, res)
 		if err != nil {
@@ -125,6 +129,10 @@ func (l *LLM) newSpeculator(ctx context.Context, target *runner.ModelRunner, o *
 	}
 	return spec.New(cfg, chain...), nil
 }
+
+// beforeModel is lookup in front of a model's guesses, which are better than a
+// match of a token or two: it takes what looks like a copy.
+const beforeModel = `{"prompt_lookup_min": 4}`
 
 // methods are what drafts, cheapest first: a draft model and an MTP layer come
 // behind n-gram lookup, which costs nothing where it knows.
