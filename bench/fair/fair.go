@@ -183,6 +183,9 @@ func (r *Report) measure(ctx context.Context, name string, opt sestina.Options, 
 	return row, nil
 }
 
+// errEarly says that the streams did not outlast the prompt, whose turn came late.
+var errEarly = errors.New("a stream came to its end before the long prompt was computed: the machine is too busy to measure, try again")
+
 // repetition starts the streams, lets them run, sends the long prompt and, when
 // the streams have been stopped, another one; it returns both times to first token.
 func repetition(ctx context.Context, llm *sestina.LLM, cfg *Config, g *gaps, rng *rand.Rand, steps int) (beside, alone float64, err error) {
@@ -206,7 +209,10 @@ func repetition(ctx context.Context, llm *sestina.LLM, cfg *Config, g *gaps, rng
 		all.Go(func() {
 			_, err := read(streaming, h)
 			if streaming.Err() == nil {
-				failed[i] = fmt.Errorf("a stream ended too early: %w", err)
+				if err == nil {
+					err = errEarly
+				}
+				failed[i] = err
 				stop()
 			}
 		})

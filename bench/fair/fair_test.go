@@ -3,6 +3,7 @@ package fair
 import (
 	"bytes"
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -14,7 +15,13 @@ const tiny = "../../testdata/tiny.gguf"
 // All three ways are measured, and a prompt in one step is one gap for every stream.
 func TestEveryWayIsMeasured(t *testing.T) {
 	cfg := Config{Streams: 3, StreamLen: 8, PromptLen: 600, Before: 20, Reps: 2}
-	r, err := Run(context.Background(), tiny, sestina.Options{Threads: 1, KVCacheMemoryBytes: 64 << 20}, cfg, func(string) {})
+	var r *Report
+	err := errEarly // where other work takes the cores, streams of so small a model may run away
+	for range 10 {
+		if r, err = Run(context.Background(), tiny, sestina.Options{Threads: 1, KVCacheMemoryBytes: 64 << 20}, cfg, func(string) {}); !errors.Is(err, errEarly) {
+			break
+		}
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
