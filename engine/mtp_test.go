@@ -23,7 +23,6 @@ import (
 // greedily, two times out of three.
 type hashMTP struct {
 	hashModel
-	states  backend.Rows    // of the last Forward
 	guessed map[uint64]bool // states that the last Draft made up
 	wrong   []string
 	drafts  int
