@@ -103,6 +103,7 @@ func chatAnswer(ctx context.Context, url, text string) (tokens int, took time.Du
 		return 0, 0, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Close = true // the peer closes connections between requests, sometimes just as the next one comes
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, 0, err
