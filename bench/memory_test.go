@@ -1,3 +1,7 @@
+//go:build linux && !race
+
+// Not under the race detector: its shadow memory is resident too.
+
 package bench
 
 import (
