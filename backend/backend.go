@@ -224,11 +224,38 @@ const (
 	ActivationsF32                         // float32 for every format
 )
 
+// BF16Order is the order in which products of BF16 weights and bf16 activations
+// are added up; backend/ref has both. A backend keeps to one for all rows.
+type BF16Order uint8
+
+const (
+	BF16ByPairs  BF16Order = iota // of VDPBF16PS: pair after pair
+	BF16ByBlocks                  // of TDPBF16PS: 32 columns, then the next
+)
+
+// OrderOf is the order that a backend keeps to, by its method BF16Order.
+func OrderOf(b Backend) BF16Order {
+	if o, ok := b.(interface{ BF16Order() BF16Order }); ok {
+		return o.BF16Order()
+	}
+	return BF16ByPairs
+}
+
+// NumericsOf names what else the numbers of a loaded model depend on, beside the
+// model and the options of its arithmetic, by the backend's method Numerics; "" is nothing.
+func NumericsOf(b Backend) string {
+	if n, ok := b.(interface{ Numerics() string }); ok {
+		return n.Numerics()
+	}
+	return ""
+}
+
 // Options configure a backend.
 type Options struct {
 	Threads     int    // 0: as many as the machine has free cores
 	ISA         string // "" = best; see the backend
 	Activations ActivationDType
+	BF16        BF16Order // of backend/ref; elsewhere the ISA decides
 
 	// Off-switches of techniques; they change what moves through memory, never a bit.
 	FullAttention bool // write the whole score matrix instead of tiles (flash attention off)

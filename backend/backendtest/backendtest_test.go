@@ -143,6 +143,9 @@ func TestWrongBackendsAreNoticed(t *testing.T) {
 			return ShiftTiles(b)
 		},
 	}
+	makers["linear adds BF16 by blocks and does not say so"] = func(backend.Backend) backend.Backend {
+		return struct{ backend.Backend }{ref.New(backend.Options{BF16: backend.BF16ByBlocks})}
+	}
 	for name, w := range mistakes {
 		makers[name] = func(b backend.Backend) backend.Backend {
 			broken := *w

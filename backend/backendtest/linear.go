@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"sestina/backend"
+	"sestina/backend/ref"
 	"sestina/tensor"
 )
 
@@ -198,9 +199,9 @@ func remember(key string, compute func() []float32) []float32 {
 }
 
 // want is the oracle's output of all 65 rows.
-func (c *linearCase) want(p *problem) []float32 {
-	return remember(fmt.Sprintf("linear %d %v", c.seed, c), func() []float32 {
-		b := oracle(c.act)
+func (c *linearCase) want(p *problem, order backend.BF16Order) []float32 {
+	return remember(fmt.Sprintf("linear %d %v %d", c.seed, c, order), func() []float32 {
+		b := ref.New(backend.Options{Activations: c.act, BF16: order})
 		op, err := c.op(b, p)
 		if err != nil {
 			panic(err)
@@ -215,7 +216,7 @@ func (c *linearCase) want(p *problem) []float32 {
 
 func (c *linearCase) run(b backend.Backend) (int, error) {
 	p := c.problem()
-	want := c.want(p)
+	want := c.want(p, backend.OrderOf(b))
 	op, err := c.op(b, p)
 	if err != nil {
 		return 0, err

@@ -13,19 +13,43 @@ import (
 // product added by an FMA that treats subnormal operands as zero and flushes
 // subnormal results. A row of odd length is continued by a zero.
 func dotBF16(w, x []float32) float32 {
-	product := func(k int, acc float32) float32 {
-		if k == len(w) {
-			return flushedFMA(0, 0, acc)
-		}
-		return flushedFMA(w[k], tensor.ToBFloat16(x[k]).Float32(), acc)
-	}
 	acc := float32(0)
 	for k := 0; k < len(w); k += 2 {
-		acc = product(k+1, acc)
-		acc = product(k, acc)
+		acc = addProduct(w, x, k+1, acc)
+		acc = addProduct(w, x, k, acc)
 	}
 	return acc
 }
+
+// dotBF16Blocks is the same sum in the order of TDPBF16PS: of each 32 columns
+// (the last may be fewer) all even ones in one chain of such FMAs and all odd
+// ones in another, both from 0; the two sums are added, then that to the total,
+// by additions that flush as the FMAs do.
+func dotBF16Blocks(w, x []float32) float32 {
+	const block = 32
+	acc := float32(0)
+	for first := 0; first < len(w); first += block {
+		even, odd := float32(0), float32(0)
+		for k := first; k < min(first+block, len(w)); k += 2 {
+			even = addProduct(w, x, k, even)
+			odd = addProduct(w, x, k+1, odd)
+		}
+		acc = flushedAdd(acc, flushedAdd(even, odd))
+	}
+	return acc
+}
+
+// addProduct adds column k to a sum; the column after the last is 0.
+func addProduct(w, x []float32, k int, acc float32) float32 {
+	if k == len(w) {
+		return flushedFMA(0, 0, acc)
+	}
+	return flushedFMA(w[k], tensor.ToBFloat16(x[k]).Float32(), acc)
+}
+
+// flushedAdd is x+y without subnormal numbers. Sums near the smallest normal
+// number are exact, so there is no question of what is too small.
+func flushedAdd(x, y float32) float32 { return flush(flush(x) + flush(y)) }
 
 // flushedFMA is x·y+z without subnormal numbers. A result is too small if it is
 // below 2^-126 after rounding to 24 bits as if smaller exponents existed; so it

@@ -59,3 +59,38 @@ func TestFlushedFMA(t *testing.T) {
 		}
 	}
 }
+
+// TestBF16Orders: sums that show by their last bit what was added to what first; the activations are ones.
+func TestBF16Orders(t *testing.T) {
+	const big = 1 << 24 // to which 1 is added in vain, but not 2
+	at := func(n int, values map[int]float32) []float32 {
+		row := make([]float32, n)
+		for k, v := range values {
+			row[k] = v
+		}
+		return row
+	}
+	for name, c := range map[string]struct {
+		w             []float32
+		pairs, blocks float32
+	}{
+		"odd columns are a chain of their own":       {[]float32{big, 1, 0, 1}, big, big + 2},
+		"even columns are one":                       {[]float32{big, 0, 1, 0, 1, 0}, big, big},
+		"columns 30 and 31 are of the first block":   {at(34, map[int]float32{0: big, 30: 1, 31: 1}), big, big},
+		"columns 32 and 33 are of the second":        {at(34, map[int]float32{0: big, 32: 1, 33: 1}), big, big + 2},
+		"a third block is not added to the second":   {at(66, map[int]float32{0: big, 32: 1, 64: 1}), big, big},
+		"a last odd column":                          {at(33, map[int]float32{0: big, 32: 2}), big + 2, big + 2},
+		"both sums flush":                            {[]float32{0x1.8p-126, -0x1p-126}, 0, 0},
+		"a total flushes":                            {at(34, map[int]float32{0: 0x1.8p-126, 32: -0x1p-126}), 0, 0},
+		"what a total has lost does not come back":   {at(66, map[int]float32{0: 0x1.8p-126, 32: -0x1p-126, 64: 0x1p-126}), 0x1p-126, 0x1p-126},
+		"a chain flushes before the other one comes": {[]float32{0x1.8p-126, 0x1p-125, -0x1p-126, 0}, 0x1.4p-125, 0x1p-125},
+	} {
+		x := make([]float32, len(c.w))
+		for k := range x {
+			x[k] = 1
+		}
+		if pairs, blocks := dotBF16(c.w, x), dotBF16Blocks(c.w, x); pairs != c.pairs || blocks != c.blocks {
+			t.Errorf("%s: %v and %v, want %v and %v", name, pairs, blocks, c.pairs, c.blocks)
+		}
+	}
+}

@@ -33,6 +33,9 @@ func (b *Backend) Name() string     { return "ref" }
 func (b *Backend) Describe() string { return "ref: scalar Go, one thread, slow on purpose" }
 func (b *Backend) Close() error     { return nil }
 
+// BF16Order is the one that was asked for.
+func (b *Backend) BF16Order() backend.BF16Order { return b.opt.BF16 }
+
 func (b *Backend) NewVector(v []float32) (backend.Vector, error) {
 	return backend.Vector{Host: append([]float32(nil), v...)}, nil
 }
@@ -45,9 +48,9 @@ func (b *Backend) NewRows(n, width int) (backend.Rows, error) {
 // integer formats, as the exact integers and scales of its 32-blocks.
 type matrix struct {
 	src    backend.Source
-	values []float32 // [rows][cols]
-	blocks []block   // [rows][cols/32]; nil for float formats
-	bf16   bool      // multiplied by bf16 activations
+	values []float32                    // [rows][cols]
+	blocks []block                      // [rows][cols/32]; nil for float formats
+	bf16   func(w, x []float32) float32 // the product with bf16 activations; nil: float32 ones
 }
 
 func (m *matrix) Shape() (int, int)   { return m.src.Rows, m.src.Cols }
@@ -63,7 +66,9 @@ func (b *Backend) NewMatrix(src backend.Source) (backend.Matrix, error) {
 		return nil, fmt.Errorf("tensor %q: %w", src.Name, err)
 	}
 	m := &matrix{src: src, values: make([]float32, src.Rows*src.Cols)}
-	m.bf16 = b.opt.Activations == backend.ActivationsAuto && src.DType == tensor.BF16
+	if b.opt.Activations == backend.ActivationsAuto && src.DType == tensor.BF16 {
+		m.bf16 = map[backend.BF16Order]func(w, x []float32) float32{backend.BF16ByPairs: dotBF16, backend.BF16ByBlocks: dotBF16Blocks}[b.opt.BF16]
+	}
 	raw := make([]byte, rowBytes)
 	for r := range src.Rows {
 		if err := src.Read(raw, r, 1); err != nil {
@@ -127,9 +132,9 @@ func (b *Backend) Linear(dst, x backend.Rows, op *backend.Linear) {
 // and bf16 ones for BF16 (unless f32 was asked for), else float32.
 func (m *matrix) mul(x []float32) []float32 {
 	y := make([]float32, m.src.Rows)
-	if m.bf16 {
+	if m.bf16 != nil {
 		for r := range y {
-			y[r] = dotBF16(m.values[r*m.src.Cols:][:m.src.Cols], x)
+			y[r] = m.bf16(m.values[r*m.src.Cols:][:m.src.Cols], x)
 		}
 		return y
 	}
