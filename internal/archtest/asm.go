@@ -24,23 +24,25 @@ const (
 	avx512VNNI               // and VPDPBUSD
 	avx512BF16               // and VDPBF16PS
 	amx                      // avx512VNNI, and tiles of int8
+	amxBF16                  // and tiles of bf16
 )
 
-var bundleNames = []string{"baseline", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"}
+var bundleNames = []string{"baseline", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx", "amx_bf16"}
 
 func (b bundle) String() string { return bundleNames[b] }
 
-// avx512Files says what else a file's AVX512 functions may use: their dispatcher asks for it.
-var avx512Files = map[string]bundle{
+// wideFiles says what else a file's AVX512 or AMX functions may use: their dispatcher asks for it.
+var wideFiles = map[string]bundle{
 	"backend/cpu/attention/attention_amd64.s": avx512VNNI, // scores of quantised K; attention.go
 	"backend/cpu/matmul/int8_avx512_amd64.s":  avx512VNNI,
 	"backend/cpu/matmul/bf16_amd64.s":         avx512BF16,
+	"backend/cpu/matmul/bf16_amx_amd64.s":     amxBF16,
 }
 
 // mnemonics are all that the kernels use, each under the lowest bundle that has it in the encoding that the assembler
 // picks. A new one is entered after a look into the manual; VNNI, VBMI, IFMA and the like have no place under avx512.
 var mnemonics = bundles(map[bundle]string{
-	base: `ADDL ADDQ ANDL ANDQ CMPQ CPUID DECQ IMUL3Q IMULQ INCQ JE JG JL JMP JNE JNZ JZ LEAQ MOVB MOVL MOVQ MOVSD MOVSS ORL
+	base: `ADDL ADDQ ANDL ANDQ CMOVQGT CMPQ CPUID DECQ IMUL3Q IMULQ INCQ JE JG JL JMP JNE JNZ JZ LEAQ MOVB MOVL MOVQ MOVSD MOVSS ORL
 		PAUSE PREFETCHT0 PREFETCHT1 RET SETNE SHLL SHLQ SHRQ SUBQ TESTL TESTQ XGETBV XORL XORQ`,
 	avx2: `BLSRL POPCNTL SHLXQ TZCNTL
 		VADDPD VADDPS VADDSD VANDPS VBLENDVPS VBROADCASTSS VCMPPS VCVTDQ2PS VCVTPH2PS VCVTPS2DQ VCVTPS2PD VCVTPS2PH VDIVPS
@@ -55,6 +57,7 @@ var mnemonics = bundles(map[bundle]string{
 	avx512VNNI: `VPDPBUSD`,
 	avx512BF16: `VDPBF16PS`,
 	amx:        `LDTILECFG TDPBSSD TILELOADD TILERELEASE TILESTORED TILEZERO`,
+	amxBF16:    `TDPBF16PS`,
 })
 
 func bundles(lists map[bundle]string) map[string]bundle {
@@ -109,8 +112,8 @@ func asmFile(path, text string) (found []string) {
 				if !ok {
 					report("has a bundle in its name, %s, that the check does not know", name)
 				}
-				if may = b; b == avx512 {
-					may = max(b, avx512Files[path])
+				if may = b; b >= avx512 {
+					may = max(b, wideFiles[path])
 				}
 			}
 			continue

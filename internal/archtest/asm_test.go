@@ -25,6 +25,7 @@ func TestAssemblyKeepsToItsBundle(t *testing.T) {
 // TestForeignInstructionsAreReported plants one at a time.
 func TestForeignInstructionsAreReported(t *testing.T) {
 	const simd, vnni, bf16 = "internal/simd/simd_amd64.s", "backend/cpu/matmul/int8_avx512_amd64.s", "backend/cpu/matmul/bf16_amd64.s"
+	const tiles, bf16Tiles = "backend/cpu/matmul/int8_amx_amd64.s", "backend/cpu/matmul/bf16_amx_amd64.s"
 	for _, c := range []struct{ file, function, line, want string }{
 		{simd, "addAVX2", "VADDPS Y1, Y2, Y15", ""},
 		{simd, "addAVX2", "VADDPS Y1, Y2, Y16", "uses Y16, which needs avx512"},
@@ -44,6 +45,9 @@ func TestForeignInstructionsAreReported(t *testing.T) {
 		{vnni, "dotAVX512", "LONG $0x52766a62; WORD $0xc352 // VDPBF16PS Z3, Z2, Z1", "needs avx512_bf16"},
 		{bf16, "dotAVX512", "LONG $0x52766a62; WORD $0xc352 // VDPBF16PS Z3, Z2, Z1", ""},
 		{bf16, "dotAVX512", "LONG $0x52766a62; WORD $0xc352", "uses LONG"},
+		{tiles, "dotAMX", "LONG $0x5c4ae2c4; BYTE $0xc4 // TDPBF16PS T6, T4, T0", "needs amx_bf16"},
+		{bf16Tiles, "dotAMX", "LONG $0x5c4ae2c4; BYTE $0xc4 // TDPBF16PS T6, T4, T0", ""},
+		{bf16Tiles, "dotAVX2", "LONG $0x5c4ae2c4; BYTE $0xc4 // TDPBF16PS T6, T4, T0", "needs amx_bf16"},
 	} {
 		got := strings.Join(asmFile(c.file, "TEXT ·"+c.function+"(SB), NOSPLIT, $0\nloop:\n\t"+c.line+"\n"), "\n")
 		if c.want == "" && got != "" || !strings.Contains(got, c.want) {

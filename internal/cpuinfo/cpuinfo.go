@@ -12,6 +12,7 @@ var (
 	AVX512VNNI bool // AVX512's bundle and VPDPBUSD on 512 bits
 	AVX512BF16 bool // AVX512's bundle and VDPBF16PS
 	AMXInt8    bool // AVX512VNNI's bundle and tiles of int8; RequestTiles comes before their first use
+	AMXBF16    bool // AMXInt8's bundle and tiles of bf16
 	AVXVNNI    bool // AVX2's bundle and VPDPBUSD on 256 bits, VEX encoded
 )
 
@@ -21,7 +22,7 @@ func Features() []string {
 	for _, f := range []struct {
 		name string
 		has  bool
-	}{{"avx2", AVX2}, {"avx_vnni", AVXVNNI}, {"avx512", AVX512}, {"avx512_vnni", AVX512VNNI}, {"avx512_bf16", AVX512BF16}, {"amx_int8", AMXInt8}} {
+	}{{"avx2", AVX2}, {"avx_vnni", AVXVNNI}, {"avx512", AVX512}, {"avx512_vnni", AVX512VNNI}, {"avx512_bf16", AVX512BF16}, {"amx_int8", AMXInt8}, {"amx_bf16", AMXBF16}} {
 		if f.has {
 			names = append(names, f.name)
 		}

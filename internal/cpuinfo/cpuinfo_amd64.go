@@ -16,6 +16,7 @@ func init() {
 	AVX512VNNI = AVX512 && x.HasAVX512VNNI
 	AVX512BF16 = AVX512 && x.HasAVX512BF16
 	AMXInt8 = AVX512VNNI && x.HasAMXTile && x.HasAMXInt8 && savesTiles()
+	AMXBF16 = AMXInt8 && x.HasAMXBF16
 }
 
 // savesTiles reports whether the operating system keeps the tile registers and their shapes: XCR0 bits 17 and 18, which

@@ -18,6 +18,7 @@ func TestBundlesNest(t *testing.T) {
 		{"avx512_vnni without avx512", AVX512VNNI, AVX512},
 		{"avx512_bf16 without avx512", AVX512BF16, AVX512},
 		{"amx_int8 without avx512_vnni", AMXInt8, AVX512VNNI},
+		{"amx_bf16 without amx_int8", AMXBF16, AMXInt8},
 		{"avx_vnni without avx2", AVXVNNI, AVX2},
 	} {
 		if c.higher && !c.lower {
@@ -69,6 +70,7 @@ func TestAgreesWithKernel(t *testing.T) {
 		{"AVX512VNNI", AVX512VNNI, has(append(avx512, "avx512_vnni")...)},
 		{"AVX512BF16", AVX512BF16, has(append(avx512, "avx512_bf16")...)},
 		{"AMXInt8", AMXInt8, has(append(avx512, "avx512_vnni", "amx_tile", "amx_int8")...)},
+		{"AMXBF16", AMXBF16, has(append(avx512, "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16")...)},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s = %v, the kernel says %v", c.name, c.got, c.want)
