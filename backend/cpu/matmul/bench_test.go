@@ -2,7 +2,10 @@ package matmul
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 
 	"sestina/internal/arena"
@@ -189,4 +192,63 @@ func BenchmarkQuantizeRow(b *testing.B) {
 	for b.Loop() {
 		k.QuantizeRow(act[:ActBytes(576)], x[:576])
 	}
+}
+
+// BenchmarkBF16 is BF16 by both of its orders, where the processor has both: few rows through the whole model, so that
+// weights come from memory; many through one layer, 16 panels and Kernels.RowBlock rows at a time as the backend takes
+// them. blocks/N has pieces of N blocks of columns.
+func BenchmarkBF16(b *testing.B) {
+	sets := map[string]*Kernels{}
+	for _, isa := range Supported() {
+		k, _ := For(isa)
+		if isa != Generic {
+			sets[isa.String()] = k
+		}
+		if k.BF16InBlocks() {
+			for _, piece := range []int{6, 18, 48} {
+				other := *k
+				blocks := *k.blocks
+				blocks.piece, other.blocks = piece, &blocks
+				sets[fmt.Sprint("blocks", piece)] = &other
+			}
+		}
+	}
+	mo := newModel(b, tensor.BF16)
+	for _, m := range []int{1, 2, 4, 8, 16, 17, 32, 64, 128, 512} {
+		for _, name := range slices.Sorted(maps.Keys(sets)) {
+			k, matrices := sets[name], mo.matrices
+			if m > 16 {
+				matrices = matrices[:4]
+			} else if strings.HasPrefix(name, "blocks") {
+				continue // no pieces
+			}
+			b.Run(fmt.Sprintf("%d/%s", m, name), func(b *testing.B) { benchmarkBF16(b, k, matrices, m) })
+		}
+	}
+}
+
+func benchmarkBF16(b *testing.B, k *Kernels, matrices []*Packed, m int) {
+	const most = 1536 // columns
+	x := randomRows(rand.New(rand.NewPCG(3, 4)), m, most)
+	act, out := make([]byte, m*BF16Bytes(most)), make([]float32, m*16*PanelRows)
+	bytes, ops := int64(0), 0.0
+	for _, w := range matrices {
+		bytes, ops = bytes+int64(w.Bytes()), ops+2*float64(w.Rows)*float64(w.Cols)*float64(m)
+	}
+	b.SetBytes(bytes)
+	for b.Loop() {
+		for i, w := range matrices {
+			stride := BF16Bytes(w.Cols)
+			for row := 0; row < m && (i == 0 || w.Cols != matrices[i-1].Cols); row++ {
+				k.RoundRow(act[row*stride:][:stride], x[row*most:][:w.Cols])
+			}
+			for p := 0; p < w.Panels(); p += 16 {
+				n := min(16, w.Panels()-p)
+				for row := 0; row < m; row += k.RowBlock() {
+					k.MulBF16(out[row*n*PanelRows:], n*PanelRows, w, p, n, act[row*stride:], min(k.RowBlock(), m-row))
+				}
+			}
+		}
+	}
+	b.ReportMetric(ops*float64(b.N)/b.Elapsed().Seconds()/1e9, "GOP/s")
 }

@@ -16,7 +16,8 @@ import (
 // The odd column comes first. fma' is an FMA rounded once, to nearest even, that takes a subnormal operand as zero and
 // returns a zero of the same sign for a result that is below 2^-126 once rounded to 24 bits. Products of bf16 are exact in
 // float32, so one rule serves all: AVX-512 BF16 has the instruction, AVX2 does two FMAs per lane with the flush bits of MXCSR
-// set, and this file is the same in pure Go. All give the same bits (TestBF16Scalar asks the instruction itself).
+// set, and this file is the same in pure Go. All give the same bits (TestBF16Scalar asks the instruction itself). Tiles have
+// an order of their own: bf16_blocks.go.
 
 // BF16Bytes returns the bytes that a row of k bf16 activations takes: whole pairs.
 func BF16Bytes(k int) int { return (k + 1) / 2 * 4 }
@@ -48,12 +49,15 @@ func (k *Kernels) MulBF16(out []float32, outStride int, w *Packed, panel0, panel
 	if m == 0 || panels == 0 {
 		return
 	}
-	if k.bf16 == nil {
-		mulBF16Generic(out, outStride, w, panel0, panels, act, m)
-		return
-	}
 	weights := w.data[panel0*w.panelBytes : (panel0+panels)*w.panelBytes]
-	run(k.bf16, out, outStride, weights, w.panelBytes, w.groups(), act, stride, m)
+	switch {
+	case k.blocks != nil:
+		k.blocks.mul(out, outStride, w, weights, act, m)
+	case k.bf16 != nil:
+		run(k.bf16, out, outStride, weights, w.panelBytes, w.groups(), act, stride, m)
+	default:
+		mulBF16Generic(out, outStride, w, panel0, panels, act, m)
+	}
 }
 
 func mulBF16Generic(out []float32, outStride int, w *Packed, panel0, panels int, act []byte, m int) {
@@ -117,13 +121,7 @@ func abs(x float32) float32 { return math.Float32frombits(math.Float32bits(x) &^
 func dotsAgree(tiles []tile) bool {
 	const pairs = 64
 	weights, x := make([]byte, pairs*lineBytes), make([]byte, pairs*4)
-	state := uint32(1)
-	next := func() uint32 { // xorshift
-		state ^= state << 13
-		state ^= state >> 17
-		state ^= state << 5
-		return state
-	}
+	next := xorshift(1)
 	for _, exponents := range []uint32{0x3f80, 0x2000, 0x1f80} { // of factors: about 1, 2^-63, 2^-64
 		half := func() uint32 { return exponents ^ next()&0x81ff }
 		for i := 0; i < len(weights); i += 4 {

@@ -15,6 +15,7 @@ import (
 //go:generate sh -c "cd _asm && go run . -family int8avx2 -out ../int8_avx2_amd64.s -stubs ../int8_avx2_amd64.go -pkg matmul"
 //go:generate sh -c "cd _asm && go run . -family float -out ../float_amd64.s -stubs ../float_amd64.go -pkg matmul"
 //go:generate sh -c "cd _asm && go run . -family bf16 -out ../bf16_amd64.s -stubs ../bf16_amd64.go -pkg matmul"
+//go:generate sh -c "cd _asm && go run . -family bf16amx -out ../bf16_amx_amd64.s -stubs ../bf16_amx_amd64.go -pkg matmul"
 //go:generate sh -c "cd _asm && go run . -family convert -out ../convert_amd64.s -stubs ../convert_amd64.go -pkg matmul"
 
 func kernelsFor(isa ISA) *Kernels {
@@ -40,10 +41,10 @@ var avx512 = sync.OnceValue(func() *Kernels {
 	return &k
 })
 
-// amx is the set for AMX, or why there is none although the processor has tiles.
+// amx is the set for AMX, or why there is none although the processor has tiles, or why it leaves BF16 to avx512.
 var amx = sync.OnceValue(func() (set struct {
-	kernels *Kernels
-	refused error
+	kernels                *Kernels
+	refused, refusedBlocks error
 }) {
 	if !cpuinfo.AMXInt8 {
 		return set
@@ -57,11 +58,19 @@ var amx = sync.OnceValue(func() (set struct {
 	}
 	k := *avx512()
 	k.ISA, k.squares = AMX, amxSquares
+	if cpuinfo.AMXBF16 && blocksAgree(amxBlocks) {
+		k.blocks = amxBlocks
+	} else if cpuinfo.AMXBF16 {
+		set.refusedBlocks = errors.New("a product of bf16 tiles differs from its definition")
+	}
 	set.kernels = &k
 	return set
 })
 
-func whyNoAMX() error { return amx().refused }
+func whyNoAMX() error    { return amx().refused }
+func whyNoBlocks() error { return amx().refusedBlocks }
+
+var amxBlocks = &blockKernels{wide: bf16x32x32AMX, narrow: bf16x32x16AMX, few: bf16x16x16AMX, piece: blockPiece}
 
 var amxSquares = map[tensor.DType]squares{
 	tensor.Q4_0: int8Q40AMX, tensor.Q4_1: int8Q41AMX, tensor.Q5_0: int8Q50AMX, tensor.Q5_1: int8Q51AMX, tensor.Q8_0: int8Q80AMX,

@@ -15,7 +15,7 @@ const (
 	Generic    ISA = iota // pure Go
 	AVX2                  // AVX2, FMA and F16C
 	AVX512VNNI            // AVX-512 F, BW, DQ, VL and VNNI
-	AMX                   // and tiles of int8
+	AMX                   // and tiles of int8 and, where it has them, bf16
 	numISAs
 )
 
@@ -49,14 +49,15 @@ func Supported() []ISA {
 	return have
 }
 
-// Kernels is the set of matrix kernels for one instruction set. All sets give the same bits. It is immutable and safe for
-// concurrent use.
+// Kernels is the set of matrix kernels for one instruction set. All sets give the same bits, but for BF16 with bf16
+// activations, where BF16InBlocks tells which of two. It is immutable and safe for concurrent use.
 type Kernels struct {
 	ISA ISA
 
 	tiles      map[tensor.DType][]tile  // for int8 activations of integer formats, float32 activations of the others
 	bf16       []tile                   // for BF16 weights and activations
 	squares    map[tensor.DType]squares // for int8 activations of many rows; may be nil
+	blocks     *blockKernels            // in place of bf16, in another order; may be nil
 	dequantize map[tensor.DType]dequantFunc
 	quantize   func(dst *byte, x *float32, blocks int)
 	round      func(dst *byte, x *float32, chunks int) // 16 values of float32 to bf16 each

@@ -20,6 +20,7 @@ type fixture struct {
 	act    []byte
 	half   []byte             // bf16 activations
 	want   map[kind][]float32 // [m][rows]
+	blocks []float32          // want[withBF16] in the order of blocks
 	raw    []byte
 }
 
@@ -61,6 +62,9 @@ func newFixture(t testing.TB, seed uint64, dt tensor.DType, n, k, m int, f fill)
 	for i := range m {
 		fx.half = append(fx.half, oracleRound(fx.x[i*k:(i+1)*k])...)
 	}
+	if dt == tensor.BF16 {
+		fx.blocks = make([]float32, m*n)
+	}
 	rowBytes, weights := len(fx.raw)/n, make([]float32, k)
 	for j := range n {
 		row := fx.raw[j*rowBytes : (j+1)*rowBytes]
@@ -77,7 +81,8 @@ func newFixture(t testing.TB, seed uint64, dt tensor.DType, n, k, m int, f fill)
 			case dt.Quantized():
 				fx.want[withInt8][i*n+j] = oracleInt8(blocks, fx.act[i*ActBytes(k):])
 			case dt == tensor.BF16:
-				fx.want[withBF16][i*n+j] = oracleBF16(row, fx.half[i*BF16Bytes(k):])
+				half := fx.half[i*BF16Bytes(k):][:BF16Bytes(k)]
+				fx.want[withBF16][i*n+j], fx.blocks[i*n+j] = oracleBF16(row, half), oracleBlocks(row, half)
 			}
 		}
 	}
@@ -158,6 +163,9 @@ func (fx *fixture) product(t testing.TB, k *Kernels, kind kind, row0, m, panel0,
 func (fx *fixture) check(t testing.TB, k *Kernels, kind kind, row0, m, panel0, panels int) {
 	t.Helper()
 	want := fx.want[kind]
+	if kind == withBF16 && k.BF16InBlocks() {
+		want = fx.blocks
+	}
 	for i, got := range fx.product(t, k, kind, row0, m, panel0, panels) {
 		row, col := row0+i/(panels*PanelRows), panel0*PanelRows+i%(panels*PanelRows)
 		expected := float32(0)

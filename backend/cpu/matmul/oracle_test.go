@@ -155,6 +155,23 @@ func oracleBF16(weights, act []byte) float32 {
 	return acc
 }
 
+// oracleBlocks is the same product in the order of TDPBF16PS.
+func oracleBlocks(weights, act []byte) float32 {
+	const block = 64 // bytes of 32 columns
+	at := func(row []byte, k int) float32 { return tensor.BFloat16(le.Uint16(row[2*k:])).Float32() }
+	acc := float32(0)
+	for ; len(act) > 0; act = act[min(block, len(act)):] {
+		var sums [2]float32 // of even columns, of odd ones
+		w := append(weights[:min(block, len(weights)):min(block, len(weights))], 0, 0)
+		for k := range min(block, len(act)) / 2 {
+			sums[k%2] = oracleFMA(at(w, k), at(act, k), sums[k%2])
+		}
+		acc = oracleFMA(1, acc, oracleFMA(1, sums[0], sums[1]))
+		weights = weights[min(block, len(weights)):]
+	}
+	return acc
+}
+
 // oracleFMA takes subnormal operands as zero and flushes results. Which results are too small is decided in exact
 // arithmetic: half a unit in the last place below 2^-126, in 24 bits, is 2^-151.
 func oracleFMA(x, y, z float32) float32 {

@@ -41,10 +41,18 @@ func TestNothingIsReadOrWrittenBeyond(t *testing.T) {
 		x := arena.View[float32](atPageEnd(t, arena.AsBytes(fx.x)))
 		scratch := arena.View[float32](atPageEnd(t, make([]byte, 4*p.ScratchLen())))
 		out := arena.View[float32](atPageEnd(t, make([]byte, 4*most*cols)))
+		var sets []*Kernels
+		rows := []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 32, most}
+		if dt == tensor.BF16 {
+			sets, rows = append(sets, scalarBlocks(1)), append(rows, 16, 17, 31, 33)
+		}
 		for _, isa := range Supported() {
 			k, _ := For(isa)
+			sets = append(sets, k)
+		}
+		for _, k := range sets {
 			k.Read(p.data)
-			for _, m := range []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 32, most} {
+			for _, m := range rows {
 				end := out[(most-m)*cols:]
 				k.MulF32(end, cols, p, 0, p.Panels(), x[(most-m)*p.Cols:], p.Cols, m, scratch)
 				if dt == tensor.BF16 {

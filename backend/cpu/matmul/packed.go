@@ -19,8 +19,8 @@
 // # Arithmetic
 //
 // Activations are quantised to int8 per 32 (activation.go), rounded to bf16 (bf16.go) or stay float32. The result's bits depend on the row of
-// activations and the row of weights alone: never on the instruction set, the number of rows, the tile or the split into
-// calls. TestKernelsMatchOracle holds every kernel to a scalar oracle; TestWrongOrderIsSeen shows that the comparison
+// activations and the row of weights alone: never on the number of rows, the tile or the split into calls, nor on the
+// instruction set, but that AMX adds bf16 in an order of its own (bf16_blocks.go). TestKernelsMatchOracle holds every kernel to a scalar oracle; TestWrongOrderIsSeen shows that the comparison
 // would notice a sum split in two.
 package matmul
 

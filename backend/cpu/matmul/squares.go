@@ -65,11 +65,7 @@ func squaresPerCall(cols int) (rows, panels int) {
 }
 
 // pieceGroups is the number of groups in a piece: equal pieces, as few as the frames allow.
-func pieceGroups(w *Packed) int {
-	most := max(1, pieceBlocks/w.layout.blocks)
-	pieces := (w.groups() + most - 1) / most
-	return (w.groups() + pieces - 1) / pieces
-}
+func pieceGroups(w *Packed) int { return equalParts(w.groups(), max(1, pieceBlocks/w.layout.blocks)) }
 
 // squaresAgree compares a kernel for Q8_0 with this package's Go: 16 rows, two panels, three blocks of which one is a piece
 // of its own, weights and activations at both ends of their ranges.

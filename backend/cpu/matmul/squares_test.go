@@ -1,6 +1,7 @@
 package matmul
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
@@ -154,6 +155,7 @@ func TestSquaresSelfTest(t *testing.T) {
 func TestSquaresUnderSignals(t *testing.T) {
 	withSquares(t, func(t *testing.T, k *Kernels) {
 		fx := newFixture(t, 23, tensor.Q5_1, 320, 576, 48, ordinary)
+		half := newFixture(t, 29, tensor.BF16, 320, 576, 48, ordinary)
 		var wg sync.WaitGroup
 		stop := make(chan struct{})
 		wg.Add(1)
@@ -181,6 +183,14 @@ func TestSquaresUnderSignals(t *testing.T) {
 							failed <- fmt.Errorf("output %d: %v, the oracle says %v", i, v, fx.want[withInt8][i])
 							return
 						}
+					}
+					if !k.BF16InBlocks() {
+						continue
+					}
+					k.MulBF16(out, 320, half.packed, 0, 20, half.half, 48)
+					if !sameFloats(out, half.blocks) {
+						failed <- errors.New("a product of bf16 tiles differs from the oracle's")
+						return
 					}
 				}
 			}()

@@ -20,6 +20,7 @@ var tileInstructions = map[string]vex{
 	"TILELOADD":   {3, 0x4b}, // memory with an index, tile
 	"TILESTORED":  {2, 0x4b}, // tile, memory with an index
 	"TDPBSSD":     {3, 0x5e}, // tile of B, tile of A, tile of C
+	"TDPBF16PS":   {2, 0x5c}, // the same
 }
 
 // encodeTile returns the bytes of an instruction and its operands in Go's order, tiles named T0 to T7.
@@ -52,7 +53,7 @@ func encodeTile(name, operands string) (code []byte, text string, err error) {
 		shape = strings.Repeat("tile ", len(tiles)) + "load"
 	}
 	want := map[string]string{"LDTILECFG": "load", "TILERELEASE": "", "TILEZERO": "tile ", "TILELOADD": "tile load",
-		"TILESTORED": "store", "TDPBSSD": "tile tile tile "}[name]
+		"TILESTORED": "store", "TDPBSSD": "tile tile tile ", "TDPBF16PS": "tile tile tile "}[name]
 	if shape != want {
 		return nil, "", fmt.Errorf("%s does not take %q", name, operands)
 	}

@@ -49,6 +49,8 @@ func TestEncodeTiles(t *testing.T) {
 		"TILESTORED $0x01, 1024(CX)(DX*1)": "c4e27a4b8c1100040000",
 		"TDPBSSD $0x01, $0x02, $0x03":      "c4e2735eda",
 		"TDPBSSD $0x07, $0x06, $0x00":      "c4e2435ec6",
+		"TDPBF16PS $0x01, $0x02, $0x03":    "c4e2725cda",
+		"TDPBF16PS $0x07, $0x06, $0x00":    "c4e2425cc6",
 	} {
 		name, operands, _ := strings.Cut(line, " ")
 		if code, _, err := encodeLine(name, operands); err != nil || hex.EncodeToString(code) != want {
@@ -60,7 +62,7 @@ func TestEncodeTiles(t *testing.T) {
 	if got, err := encodeText(text); got != want || err != nil {
 		t.Errorf("%q, %v; want %q", got, err, want)
 	}
-	for _, line := range []string{"TILEZERO $0x08", "TILEZERO (AX)", "TILELOADD (AX), $0x01", "TILELOADD (AX)(SP*1), $0x01", "TDPBSSD $0x01, $0x02",
+	for _, line := range []string{"TILEZERO $0x08", "TILEZERO (AX)", "TILELOADD (AX), $0x01", "TILELOADD (AX)(SP*1), $0x01", "TDPBSSD $0x01, $0x02", "TDPBF16PS $0x01, $0x02, $0x08",
 		"TILELOADD $0x01, (AX)(BX*1)", "TILESTORED $0x01, (AX)(BX*2)", "TILERELEASE $0x01", "LDTILECFG (AX)(BX*1)"} {
 		name, operands, _ := strings.Cut(line, " ")
 		if code, _, err := encodeLine(name, operands); err == nil {

@@ -75,8 +75,8 @@ const (
 )
 
 func main() {
-	family := flag.String("family", "", "int8amx, int8avx512, int8avx2, float, bf16 or convert")
-	families := map[string]func(){"int8amx": int8AMX, "int8avx512": int8AVX512, "int8avx2": int8AVX2, "float": float, "bf16": bf16, "convert": convert}
+	family := flag.String("family", "", "int8amx, int8avx512, int8avx2, float, bf16, bf16amx or convert")
+	families := map[string]func(){"int8amx": int8AMX, "int8avx512": int8AVX512, "int8avx2": int8AVX2, "float": float, "bf16": bf16, "bf16amx": bf16AMX, "convert": convert}
 	flag.Parse()
 	generate := families[*family]
 	if generate == nil {
