@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"sestina/backend"
 	"sestina/checkpoint"
 	"sestina/runner"
 	"sestina/runner/tier"
@@ -70,8 +71,9 @@ func digest(c *checkpoint.Checkpoint) (string, error) {
 }
 
 // tierIdentity is all that the bytes of a block depend on, by contents and not by
-// name. By the numerics contract (ARCHITECTURE.md) that is neither the instruction
-// set nor the threads; its version goes up when the contract's arithmetic changes.
+// name. By the numerics contract (ARCHITECTURE.md) that is not the threads, and the
+// instruction set only where the backend says so; its version goes up when the
+// contract's arithmetic changes.
 func (l *LLM) tierIdentity(ctx context.Context, opt *Options, r *runner.ModelRunner) (id tier.Identity, err error) {
 	activations := opt.ActivationDType
 	if activations == "" {
@@ -79,6 +81,9 @@ func (l *LLM) tierIdentity(ctx context.Context, opt *Options, r *runner.ModelRun
 	}
 	id = tier.Identity{Model: l.Name, Contents: l.digest, Numerics: "contract 1, activations " + activations, KVDType: l.Pool.KVDType(),
 		BlockSize: l.Pool.BlockSize, Layout: r.Cache().Layout()}
+	if n := backend.NumericsOf(l.backend); n != "" {
+		id.Numerics += ", " + n
+	}
 	mtp, err := mtpSource(ctx, nil, opt)
 	if err == nil && mtp != nil { // its layer's K and V are in every block too
 		defer mtp.Close()

@@ -54,3 +54,7 @@ func Logits(ctx context.Context, name string, opt Options, ids []int32, emit fun
 
 // CPUPath names the CPU kernels that this machine would use.
 func CPUPath() string { return cpu.BestISA() }
+
+// CPUBF16 says how those kernels add the products of BF16 weights: the one thing
+// in which kernels differ by more than speed.
+func CPUBF16() string { return cpu.BestBF16() }

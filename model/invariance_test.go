@@ -66,9 +66,9 @@ func load(t testing.TB, path string, b backend.Backend) model.Model {
 }
 
 // expected are the scalar backend's logits of the first prompts, alone.
-func expected(t testing.TB, path string, act backend.ActivationDType, kv tensor.DType) map[int64][][]float32 {
+func expected(t testing.TB, path string, act backend.ActivationDType, kv tensor.DType, order backend.BF16Order) map[int64][][]float32 {
 	t.Helper()
-	b := ref.New(backend.Options{Activations: act})
+	b := ref.New(backend.Options{Activations: act, BF16: order})
 	r, err := runner.New(load(t, path, b), b, runner.Config{Blocks: 8, BlockSize: 16, KVDType: kv})
 	if err != nil {
 		t.Fatal(err)
@@ -305,7 +305,7 @@ var thorough = false
 func TestLogitsAreBatchInvariant(t *testing.T) {
 	rows, turn := 0, 0
 	for n, s := range subjects() {
-		want := expected(t, s.path, s.act, s.kv)
+		want := map[backend.BF16Order]map[int64][][]float32{} // by the order of BF16 products
 		for _, isa := range matmul.Supported() {
 			for threads := 1; threads <= 3; threads++ {
 				turn++
@@ -314,9 +314,13 @@ func TestLogitsAreBatchInvariant(t *testing.T) {
 				}
 				t.Run(fmt.Sprintf("%s/%v/threads=%d", s.path, isa, threads), func(t *testing.T) {
 					b := cpuWith(t, backend.Options{ISA: isa.String(), Threads: threads, Activations: s.act})
+					order := backend.OrderOf(b)
+					if want[order] == nil {
+						want[order] = expected(t, s.path, s.act, s.kv, order)
+					}
 					m := load(t, s.path, b)
 					for i, blockSize := range []int{16, 1, 4, 7, 32} {
-						g := newRig(t, m, b, blockSize, s.kv, want)
+						g := newRig(t, m, b, blockSize, s.kv, want[order])
 						chosen := thorough || (turn+i)%3 == 0
 						if isa == matmul.Generic {
 							chosen = thorough || i == n%5
@@ -363,8 +367,9 @@ func TestVariantBackendsAreCaught(t *testing.T) {
 	} {
 		for _, s := range []subject{subjects()[0], subjects()[len(subjects())-1]} {
 			t.Run(name+"/"+s.path, func(t *testing.T) {
-				b := broken(cpuWith(t, backend.Options{Threads: 1, Activations: s.act}))
-				g := newRig(t, load(t, s.path, b), b, 7, s.kv, expected(t, s.path, s.act, s.kv))
+				right := cpuWith(t, backend.Options{Threads: 1, Activations: s.act})
+				b := broken(right)
+				g := newRig(t, load(t, s.path, b), b, 7, s.kv, expected(t, s.path, s.act, s.kv, backend.OrderOf(right)))
 				everySchedule(g, 5)
 				if g.differing == 0 {
 					t.Fatalf("%d rows compared and not one differs", g.rows)

@@ -35,6 +35,7 @@ type Backend struct {
 	weights []*arena.Region // weights are carved from large regions, so that huge pages serve them
 	room    []byte          // what is left of the last region
 	raw     [][]byte        // per worker: file bytes being packed; until there is a cache, by when weights are loaded
+	bf16    bool            // a matrix is multiplied by bf16 activations
 
 	scratch []scratch // per worker
 	linear  linearJob
@@ -101,21 +102,51 @@ func CheckOptions(opt backend.Options) error {
 // BestISA names the kernel family that this machine would use.
 func BestISA() string { return matmul.Best().ISA.String() }
 
+// BestBF16 names the order in which that family adds BF16 products.
+func BestBF16() string { return "in " + orderNames[orderOf(matmul.Best())] }
+
+var orderNames = map[backend.BF16Order]string{backend.BF16ByPairs: "pairs", backend.BF16ByBlocks: "blocks of 32"}
+
+func orderOf(k *matmul.Kernels) backend.BF16Order {
+	if k.BF16InBlocks() {
+		return backend.BF16ByBlocks
+	}
+	return backend.BF16ByPairs
+}
+
 func (b *Backend) Name() string { return "cpu" }
+
+// BF16Order is that of the kernel family.
+func (b *Backend) BF16Order() backend.BF16Order { return orderOf(b.kernels) }
+
+// Numerics names the order of BF16 products where the model has such and it is
+// not that of the other families, whose bits are all the same.
+func (b *Backend) Numerics() string {
+	if order := b.BF16Order(); b.bf16 && order != backend.BF16ByPairs {
+		return "BF16 in " + orderNames[order]
+	}
+	return ""
+}
 
 // Describe names the kernel family and the thread count, and says what makes them slow.
 func (b *Backend) Describe() string {
-	s := describe(b.kernels.ISA, b.team.Threads(), team.DefaultThreads())
+	s := describe(b.kernels.ISA, b.Numerics(), b.team.Threads(), team.DefaultThreads())
 	if err := matmul.WhyNoAMX(); err != nil {
 		s += fmt.Sprintf(" (AMX not used: %v)", err)
+	}
+	if err := matmul.WhyNoBlocks(); err != nil && b.bf16 {
+		s += fmt.Sprintf(" (AMX not used for BF16: %v)", err)
 	}
 	return s
 }
 
-func describe(isa matmul.ISA, threads, free int) string {
+func describe(isa matmul.ISA, numerics string, threads, free int) string {
 	s := fmt.Sprintf("cpu %v, %d threads", isa, threads)
 	if threads == 1 {
 		s = fmt.Sprintf("cpu %v, 1 thread", isa)
+	}
+	if numerics != "" {
+		s += ", " + numerics
 	}
 	if isa == matmul.Generic {
 		s += " (pure Go kernels: correct but slow on this machine)"
@@ -231,7 +262,9 @@ func (b *Backend) NewMatrix(src backend.Source) (backend.Matrix, error) {
 	if err := job.err.Load(); err != nil {
 		return nil, *err
 	}
-	return &matrix{p, activationFor(src.DType, b.opt.Activations)}, nil
+	act := activationFor(src.DType, b.opt.Activations)
+	b.bf16 = b.bf16 || act == actBF16
+	return &matrix{p, act}, nil
 }
 
 // loadChunk is how many bytes of a file one worker reads at a time.

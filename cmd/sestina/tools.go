@@ -172,7 +172,7 @@ func newVersion() *cobra.Command {
 			if output == "json" {
 				return json.NewEncoder(os.Stdout).Encode(v)
 			}
-			for _, k := range []string{"version", "commit", "go", "platform", "cpu_path", "cpu_features"} {
+			for _, k := range []string{"version", "commit", "go", "platform", "cpu_path", "cpu_bf16", "cpu_features"} {
 				fmt.Printf("%-13s %v\n", k, v[k])
 			}
 			if v["cpu_path"] == "generic" {
@@ -187,7 +187,7 @@ func newVersion() *cobra.Command {
 
 func versionInfo() map[string]any {
 	v := map[string]any{"schema": "sestina.version/1", "version": "devel", "commit": "unknown", "go": runtime.Version(),
-		"platform": runtime.GOOS + "/" + runtime.GOARCH, "cpu_path": sestina.CPUPath(), "cpu_features": cpuinfo.Features()}
+		"platform": runtime.GOOS + "/" + runtime.GOARCH, "cpu_path": sestina.CPUPath(), "cpu_bf16": sestina.CPUBF16(), "cpu_features": cpuinfo.Features()}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		v["version"] = info.Main.Version
 		for _, s := range info.Settings {
