@@ -152,7 +152,7 @@ func TestMeasuringAddsLines(t *testing.T) {
 			}
 		}
 	}
-	for _, id := range []string{"bottleneck", "kv-cache", "flash-attention", "gqa", "continuous-batching", "speculative-decoding"} {
+	for _, id := range []string{"bottleneck", "kv-cache", "flash-attention", "gqa", "continuous-batching", "speculative-decoding", "mtp"} {
 		if count[id] == 0 {
 			t.Errorf("%s has no measured line", id)
 		}

@@ -63,6 +63,13 @@ func (w *workload) attend(rows int, full bool) []float32 {
 	return w.out
 }
 
+// moved is what computing all rows takes through slow memory, by the kernel's own count.
+func (w *workload) moved(rows int, full bool) int64 {
+	w.scratch.Moved = attention.Moved{}
+	w.attend(rows, full)
+	return w.scratch.Moved.Total()
+}
+
 // last computes the last row only, a query head at a time when expanded: a
 // decode step with and without groups.
 func (w *workload) last(expanded bool) {

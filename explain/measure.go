@@ -27,7 +27,7 @@ func (r *Report) Measure(ctx context.Context, llm *sestina.LLM, opt sestina.Opti
 	}{
 		{"bottleneck", (*measurement).bottleneck}, {"kv-cache", (*measurement).kvCache}, {"paged-attention", (*measurement).pagedAttention},
 		{"flash-attention", (*measurement).flashAttention}, {"gqa", (*measurement).groupedQuery}, {"continuous-batching", (*measurement).batching},
-		{"speculative-decoding", (*measurement).speculation},
+		{"speculative-decoding", (*measurement).speculation}, {"mtp", (*measurement).mtp},
 	} {
 		if s := r.section(t.id); s != nil {
 			if err := t.fill(m, s); err != nil {

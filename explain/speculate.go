@@ -7,6 +7,7 @@ import (
 
 	"sestina"
 	"sestina/batch"
+	"sestina/bench/spec"
 )
 
 // speculation lets the same model go on with a text that repeats itself, token
@@ -40,6 +41,32 @@ func (m *measurement) speculation(s *Section) error {
 	}
 	if !slices.Equal(plain, drafted) {
 		s.Notes = append(s.Notes, "the answers with and without drafts differ, which must not be: please report it")
+	}
+	return nil
+}
+
+// mtp holds the published claims against what verification costs on this model now.
+func (m *measurement) mtp(s *Section) error {
+	const drafts, reps = 4, 11
+	opt := m.opt
+	opt.Techniques.Speculation = "auto"
+	if err := opt.Check(); err != nil {
+		s.Notes = append(s.Notes, "not measured: "+err.Error())
+		return nil
+	}
+	curve, err := spec.Verification(m.ctx, m.llm.Path, m.opt, drafts, reps)
+	if err != nil {
+		return err
+	}
+	for _, k := range []int{1, drafts} {
+		s.measured(fmt.Sprintf("a pass of %d tokens", 1+k), curve[k].MS/curve[0].MS, "x", fmt.Sprintf("of the time of one of 1: what verifying %d drafts costs this model now", k))
+	}
+	for _, c := range spec.Claims(curve) {
+		if c.Gain > 0 {
+			s.measured(c.Name+": gain here", c.Gain, "x", fmt.Sprintf("its %s %% of drafts accepted, on this model's cost of a pass and with a head of 1/61 of it", Number(100*c.Acceptance)))
+		} else {
+			s.measured(c.Name+fmt.Sprintf(" %v x: the most here", c.Published), c.Bound, "x", fmt.Sprintf("with at most %d drafts, all accepted, on this model's cost of a pass", drafts))
+		}
 	}
 	return nil
 }

@@ -52,6 +52,16 @@ func flashAttention(s *Section) {
 		s.formula("element transfers, our tile × "+Number(float64(group))+" heads", ours/million, "M", note)
 	}
 	s.formula("K and V of one partition", attention.Partition*d*2*2/1024, "KiB", "256 positions × 64 × K and V × 2 bytes: stays in the second-level cache while a tile passes over it")
+	const counted, heads = 1000, 2
+	w, err := newWorkload(counted, d, heads)
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	matrix, tiles := float64(w.moved(counted, true))/heads, float64(w.moved(tile/heads, false))/heads
+	s.counted("element transfers at N = 1,000, full score matrix", matrix/million, "M", "the real kernel's counters, per head; causal, so about half: no row reads later keys")
+	s.counted("element transfers at N = 1,000, tiled", tiles/million, "M", "64 positions × 2 heads of a group = query tiles of 128")
+	s.counted("fewer at N = 1,000", matrix/tiles, "x", "")
 	differ, values, err := compareAttention(600)
 	if err != nil {
 		s.fail(err)

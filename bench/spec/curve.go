@@ -1,7 +1,11 @@
 package spec
 
 import (
+	"context"
+	"crypto/rand"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -24,12 +28,22 @@ const (
 	curvePrompt = 65 // tokens
 )
 
-// curve times verification steps of 1 to 1 + MaxDraft rows of one sequence, sizes
+// Verification times steps of 1 to 1 + drafts rows of one sequence of a model:
+// what its speculation pays. reps is how many of each; medians and bounds come back.
+func Verification(ctx context.Context, path string, opt sestina.Options, drafts, reps int) ([]Point, error) {
+	s := &suite{ctx: ctx, path: path, opt: opt, nowhere: noStore(), progress: func(string) {}}
+	return s.curve(drafts, reps)
+}
+
+// noStore is a folder that does not exist, so that no cost curve is kept.
+func noStore() string { return filepath.Join(os.TempDir(), "sestina-bench-"+rand.Text()) }
+
+// curve times verification steps of 1 to 1 + most rows of one sequence, sizes
 // taking turns. A logit bias makes the model say one token for ever and the prompt
 // is full of it, so prompt lookup at fixed depth drafts as many tokens as are still
 // wanted, and all are accepted: a request of k + 2 tokens is its prompt, one step
 // of 1 + k rows, and the end. Short context: what is timed is the weights.
-func (s *suite) curve() ([]Point, error) {
+func (s *suite) curve(most, reps int) ([]Point, error) {
 	var mu sync.Mutex
 	var last engine.StepInfo
 	opt := s.opt
@@ -42,9 +56,9 @@ func (s *suite) curve() ([]Point, error) {
 		return nil, err
 	}
 	defer llm.Close()
-	took := make([][]float64, spec.MaxDraft+1)
-	for rep := range curveReps + 1 {
-		s.progress(fmt.Sprintf("cost curve: round %d of %d", rep, curveReps))
+	took := make([][]float64, most+1)
+	for rep := range reps + 1 {
+		s.progress(fmt.Sprintf("cost curve: round %d of %d", rep, reps))
 		for drafts := range took {
 			a := ask(s.ctx, llm.Engine, forced(llm.Info.Vocab, drafts))
 			if a.err != nil {

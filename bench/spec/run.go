@@ -2,11 +2,9 @@ package spec
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -34,7 +32,7 @@ func Run(ctx context.Context, name string, opt sestina.Options, cfg Config, prog
 	if err := s.prepare(name); err != nil {
 		return nil, err
 	}
-	s.nowhere = filepath.Join(os.TempDir(), "sestina-bench-"+rand.Text())
+	s.nowhere = noStore()
 	for _, set := range cfg.Sets {
 		for _, streams := range cfg.Streams {
 			for _, t := range cfg.Temperatures {
@@ -59,7 +57,7 @@ func Run(ctx context.Context, name string, opt sestina.Options, cfg Config, prog
 type suite struct {
 	ctx      context.Context
 	path     string
-	nowhere  string // a folder that does not exist, so that no cost curve is kept
+	nowhere  string // see noStore
 	opt      sestina.Options
 	cfg      Config
 	prompts  map[string][][]int32

@@ -1,6 +1,10 @@
 package spec
 
-import "math"
+import (
+	"math"
+
+	"sestina/spec"
+)
 
 // Synthetic is what an acceptance would bring with the curve measured now.
 type Synthetic struct {
@@ -42,7 +46,7 @@ var published = []Claim{
 }
 
 func (s *suite) synthetic() error {
-	curve, err := s.curve()
+	curve, err := s.curve(spec.MaxDraft, curveReps)
 	if err != nil {
 		return err
 	}
@@ -60,6 +64,12 @@ func evaluate(p float64, curve []Point) *Synthetic {
 			out.Best = d
 		}
 	}
+	out.Claims = Claims(curve)
+	return out
+}
+
+// Claims are the published figures held against a curve.
+func Claims(curve []Point) (out []Claim) {
 	for _, c := range published {
 		at := func(p float64) float64 {
 			if c.Drafts > 0 {
@@ -75,7 +85,7 @@ func evaluate(p float64, curve []Point) *Synthetic {
 			c.Gain = at(c.Acceptance)
 		}
 		c.Needed, c.Bound = acceptanceFor(c.Published, at), at(1)
-		out.Claims = append(out.Claims, c)
+		out = append(out, c)
 	}
 	return out
 }

@@ -155,7 +155,18 @@ type Scratch struct {
 	keys    keys
 	full    []page // Query.Full: every pass in every partition at once
 	fullKV  []keys
+
+	Moved Moved // by all calls so far
 }
+
+// Moved counts the elements that attention takes from slow memory and brings
+// there: what flash attention saves. A partition's K and V count once a query,
+// since its passes find them in a cache; scores and weights count when they leave
+// the page of a pass, as they do with [Query.Full].
+type Moved struct{ KeysValues, Scores, Rows int64 } // Rows: queries in, output out
+
+// Total is all of them.
+func (m *Moved) Total() int64 { return m.KeysValues + m.Scores + m.Rows }
 
 // page is one pass's scores, then weights, in one partition.
 type page struct {
@@ -185,6 +196,7 @@ func grow[T any](s *[]T, n int) []T {
 // It keeps the states of all partitions: Rows·Group·StateLen·4 bytes each.
 func (k *Kernel) Attend(out []float32, stride int, pool []byte, q *Query, s *Scratch) {
 	k.check(q)
+	s.Moved.Rows += 2 * int64(q.Rows*q.Group*k.HeadDim)
 	first, end := q.Partitions()
 	n := q.Rows * q.Group * k.StateLen()
 	states := grow(&s.states, (end-first)*n)

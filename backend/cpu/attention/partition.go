@@ -24,7 +24,7 @@ func (q *Query) rowTiles(i, part int) tiles {
 // partition computes the states of one partition for all rows. more says that
 // the same thread takes the next one after it.
 func (k *Kernel) partition(states []float32, pool []byte, q *Query, part int, more bool, s *Scratch) {
-	if !k.gather(&s.keys, pool, q, part) {
+	if !k.gather(&s.keys, pool, q, part, &s.Moved) {
 		return
 	}
 	if more && k.tiled() {
@@ -49,7 +49,7 @@ func (k *Kernel) full(states []float32, pool []byte, q *Query, s *Scratch) {
 	rows, n := q.Rows*q.Group, k.StateLen()
 	count := (rows + k.maxRows() - 1) / k.maxRows()
 	pages, kv := grow(&s.full, (end-first)*count), grow(&s.fullKV, end-first)
-	each := func(f func(p *pass, seen tiles)) {
+	each := func(times int64, f func(p *pass, seen tiles)) { // times that f takes the matrix through memory
 		for part := first; part < end; part++ {
 			i := 0
 			k.passes(rows, func(a, b int) {
@@ -57,25 +57,27 @@ func (k *Kernel) full(states []float32, pool []byte, q *Query, s *Scratch) {
 				p := pass{k, q, &pages[(part-first)*count+i], &kv[part-first], k.queries(s, a), part, a, b, of[a*n : b*n]}
 				if seen := p.seen(); !seen.empty() {
 					f(&p, seen)
+					s.Moved.Scores += times * int64((b-a)*(seen.to-seen.from)*Tile)
 				}
 				i++
 			})
 		}
 	}
 	for part := first; part < end; part++ {
-		k.gather(&kv[part-first], pool, q, part)
+		k.gather(&kv[part-first], pool, q, part, &s.Moved)
 	}
-	each((*pass).score)
-	each((*pass).softmaxes)
-	each((*pass).weightValues)
+	each(1, (*pass).score)        // written
+	each(2, (*pass).softmaxes)    // read, written
+	each(1, (*pass).weightValues) // read
 }
 
 // gather finds the tiles of a partition that the query's rows see; false when there are none.
-func (k *Kernel) gather(kv *keys, pool []byte, q *Query, part int) bool {
+func (k *Kernel) gather(kv *keys, pool []byte, q *Query, part int, moved *Moved) bool {
 	all := tiles{q.rowTiles(0, part).from, q.rowTiles(q.Rows-1, part).to}
 	if all.empty() {
 		return false
 	}
+	moved.KeysValues += 2 * int64((all.to-all.from)*Tile*k.HeadDim)
 	if k.tiled() {
 		k.locate(kv, pool, q, part, all)
 	} else {

@@ -1,7 +1,3 @@
-//go:build linux && !race
-
-// Not under the race detector: its shadow memory is resident too.
-
 package bench
 
 import (
