@@ -40,6 +40,7 @@ import (
 type trial struct {
 	sestina.Options
 	model string
+	tier  string
 	pool  string
 	trace string
 }
@@ -59,8 +60,9 @@ var factors = []factor{
 	{"num-seqs", []string{"8", "1", "2", "32"}, func(s *trial, v string) { s.MaxNumSeqs = number(v) }, "8"},
 	{"threads", []string{"1", "2"}, func(s *trial, v string) { s.Threads = number(v) }, "1"},
 	{"isa", []string{"", "generic"}, func(s *trial, v string) { s.ISA = v }, ""},
-	{"kv-dtype", []string{"f16", "f32", "bf16", "q8_0", "q4_0"}, func(s *trial, v string) { s.KVCacheDType = v }, ""},
+	{"kv-dtype", []string{"f16", "f32", "bf16", "q8_0", "q4_0", "q8_0,0=f16"}, func(s *trial, v string) { s.KVCacheDType = v }, ""},
 	{"activations", []string{"auto", "f32"}, func(s *trial, v string) { s.ActivationDType = v }, ""},
+	{"tier", []string{"none", "host", "disk"}, func(s *trial, v string) { s.tier = v }, ""},
 	{"pool", []string{"roomy", "tight", "starved"}, func(s *trial, v string) { s.pool = v }, "starved"},
 	{"trace", []string{"crowd", "leaving", "waves"}, func(s *trial, v string) { s.trace = v }, ""},
 }
@@ -75,6 +77,11 @@ var impossible = func() map[pair]bool {
 	}
 	forbid("kv-cache", "off", "prefix-caching", "on")
 	forbid("kv-layout", "contiguous", "prefix-caching", "on")
+	for _, tier := range []string{"host", "disk"} { // found by prefix
+		forbid("prefix-caching", "off", "tier", tier)
+		forbid("kv-cache", "off", "tier", tier)
+		forbid("kv-layout", "contiguous", "tier", tier)
+	}
 	for _, n := range []string{"1", "17", "64"} {
 		forbid("chunked-prefill", "off", "batched-tokens", n)
 	}
@@ -114,6 +121,7 @@ type suite struct {
 	models     map[string]string // file, by name
 	drafts     map[string]string // of its draft model
 	layers     map[string]string // of its MTP layer
+	disk       string            // the disk tier: what one combination leaves there, others find
 	backend    string            // "" = the default
 	references map[string]*reference
 	stats      tally
@@ -130,11 +138,12 @@ type reference struct {
 type tally struct {
 	answers, cut, tokens, drafted, accepted int
 	preemptions, hits, recomputed           uint64
+	tiered, diskReads                       uint64
 }
 
 func newSuite(t testing.TB, seed uint64) *suite {
 	t.Helper()
-	s := &suite{seed: seed, references: references, models: map[string]string{}, drafts: map[string]string{}, layers: map[string]string{}}
+	s := &suite{seed: seed, disk: t.TempDir(), references: references, models: map[string]string{}, drafts: map[string]string{}, layers: map[string]string{}}
 	write := func(name string, shape tinyShape) string {
 		var w bytes.Buffer
 		if err := writeTiny(&w, shape); err != nil {
@@ -174,6 +183,12 @@ func (s *suite) open(c combination) (*sestina.LLM, *reference, *trial, error) {
 	tr.KVCacheMemoryBytes = uint64(blocks*tr.BlockSize) * ref.tokenBytes
 	if strings.Contains(tr.SpeculativeConfig, `"mtp"`) {
 		tr.KVCacheMemoryBytes += tr.KVCacheMemoryBytes / 2 // one layer more than two
+	}
+	switch tr.tier {
+	case "disk": // little memory above it
+		tr.KVDiskTier, tr.KVHostTierBytes = s.disk, longest*ref.tokenBytes
+	case "host":
+		tr.KVHostTierBytes = 40 * longest * ref.tokenBytes
 	}
 	llm, err := sestina.Open(context.Background(), s.models[tr.model], tr.Options)
 	return llm, ref, tr, err
@@ -310,8 +325,17 @@ func (a *reply) differs(want *reply) error {
 	return nil
 }
 
-// run answers all requests under one combination and returns the first difference.
+// run answers all requests under one combination and returns the first difference;
+// with a disk tier once more, by a second process's engine that finds what the first left.
 func (s *suite) run(c combination) error {
+	err := s.once(c)
+	if f, disk := named(factors, "tier", "disk"); err == nil && c[f] == disk {
+		err = s.once(c)
+	}
+	return err
+}
+
+func (s *suite) once(c combination) error {
 	llm, ref, tr, err := s.open(c)
 	if err != nil {
 		return err
@@ -321,6 +345,10 @@ func (s *suite) run(c combination) error {
 	play(llm, tr, ref.requests, got)
 	st := llm.Engine.Stats()
 	s.stats.preemptions, s.stats.hits, s.stats.recomputed = s.stats.preemptions+st.Preemptions, s.stats.hits+st.PrefixHitTokens, s.stats.recomputed+st.RecomputedTokens
+	s.stats.tiered += st.TierTokens
+	if st.Tier != nil {
+		s.stats.diskReads += st.Tier.DiskReads
+	}
 	if sp := st.Speculation; sp != nil {
 		s.stats.drafted, s.stats.accepted = s.stats.drafted+int(sp.Drafted), s.stats.accepted+int(sp.Accepted)
 	}
@@ -390,11 +418,11 @@ func TestCombinationsChangeNoAnswer(t *testing.T) {
 			}
 		}
 		st, all := s.stats, len(allPairs(factors, impossible))
-		if len(held) != all || st.preemptions < 3 || st.hits == 0 || st.cut == 0 || st.accepted == 0 || st.accepted == st.drafted || st.recomputed == 0 {
+		if len(held) != all || st.preemptions < 3 || st.hits == 0 || st.cut == 0 || st.accepted == 0 || st.accepted == st.drafted || st.recomputed == 0 || st.tiered == 0 || st.diskReads == 0 {
 			t.Errorf("%d of %d pairs, %+v: the test shows less than it should", len(held), all, st)
 		}
-		t.Logf("T04 seed %d: %d option sets hold all %d pairs of %d factors; %d answers (%d cut short, %d tokens) compared, 0 differ; %d preemptions, %d tokens found in the prefix cache, %d of %d drafts accepted",
-			seed+1, len(rows), len(held), len(factors), st.answers, st.cut, st.tokens, st.preemptions, st.hits, st.accepted, st.drafted)
+		t.Logf("T04 seed %d: %d option sets hold all %d pairs of %d factors; %d answers (%d cut short, %d tokens) compared, 0 differ; %d preemptions, %d tokens found in the prefix cache, %d brought back from a tier, %d blocks from disk, %d of %d drafts accepted",
+			seed+1, len(rows), len(held), len(factors), st.answers, st.cut, st.tokens, st.preemptions, st.hits, st.tiered, st.diskReads, st.accepted, st.drafted)
 	}
 }
 

@@ -160,15 +160,18 @@ func (c combination) describe(factors []factor) string {
 // reduce sets one factor after the other to its default as long as the
 // combination stays bad: what is left is what it takes.
 func (c combination) reduce(impossible map[pair]bool, bad func(combination) bool) combination {
-	for f := range c {
-		less := append(combination(nil), c...)
-		less[f] = 0
-		possible := true
-		for p := range less.pairs {
-			possible = possible && !impossible[p]
-		}
-		if c[f] != 0 && possible && bad(less) {
-			c = less
+	for again := true; again; { // a value may only go once another, which needs it, has gone
+		again = false
+		for f := range c {
+			less := append(combination(nil), c...)
+			less[f] = 0
+			possible := true
+			for p := range less.pairs {
+				possible = possible && !impossible[p]
+			}
+			if c[f] != 0 && possible && bad(less) {
+				c, again = less, true
+			}
 		}
 	}
 	return c
