@@ -15,6 +15,7 @@ package backend
 
 import (
 	"fmt"
+	"slices"
 
 	"sestina/batch"
 	"sestina/tensor"
@@ -43,7 +44,7 @@ type Backend interface {
 	Norm(dst, x Rows, n *Norm)
 	// Gather writes row i of dst = row rows[i] of src.
 	Gather(dst, src Rows, rows []int32)
-	// CopyBlocks copies whole physical blocks in every layer (copy-on-write).
+	// CopyBlocks copies whole physical blocks in every slot (copy-on-write).
 	CopyBlocks(kv Cache, copies []batch.BlockCopy)
 
 	Close() error
@@ -178,6 +179,57 @@ type CacheSpec struct {
 	BlockSize int // tokens per block, ≥ 1
 	DType     tensor.DType
 	DTypes    []tensor.DType // of each layer; nil: DType in every layer
+
+	// The layers of each block group, see [batch.Input]. A block holds the K and V of
+	// one group's layers; the s-th of them is in slot s, whose memory all groups share,
+	// since no block is two groups'. Layers of one slot are of one shape and format; −1
+	// is none. nil: one group of all layers.
+	Groups [][]int
+}
+
+// NumGroups is how many block groups there are.
+func (s CacheSpec) NumGroups() int { return max(1, len(s.Groups)) }
+
+// Place is where a layer's K and V are: its block group, and its slot in a block.
+func (s CacheSpec) Place(layer int) (group, slot int) {
+	for g, layers := range s.Groups {
+		if slot := slices.Index(layers, layer); slot >= 0 {
+			return g, slot
+		}
+	}
+	if s.Groups != nil {
+		panic(fmt.Sprintf("backend: layer %d is in no block group", layer))
+	}
+	return 0, layer
+}
+
+// Slots is a layer of each slot of a block; they say what it holds.
+func (s CacheSpec) Slots() (layers []int) {
+	for i := range s.Layers {
+		if _, slot := s.Place(i); slot >= len(layers) {
+			layers = append(layers, slices.Repeat([]int{-1}, slot+1-len(layers))...)
+			layers[slot] = i
+		} else if layers[slot] < 0 {
+			layers[slot] = i
+		} else if at := layers[slot]; s.Layers[at] != s.Layers[i] || s.LayerDType(at) != s.LayerDType(i) {
+			panic(fmt.Sprintf("backend: layers %d and %d share a slot and differ", at, i))
+		}
+	}
+	return layers
+}
+
+// BlockBytes is the K and V bytes of a block, before padding.
+func (s CacheSpec) BlockBytes() (n uint64) {
+	for _, layer := range s.Slots() {
+		n += s.layerBytes(layer)
+	}
+	return n * uint64(s.BlockSize)
+}
+
+// layerBytes is the K and V bytes of one token in one layer.
+func (s CacheSpec) layerBytes(i int) uint64 {
+	l, d := s.Layers[i], s.LayerDType(i)
+	return 2 * uint64(l.KVHeads) * uint64(l.HeadDim) * uint64(d.BlockBytes()) / uint64(d.BlockSize())
 }
 
 // LayerDType is the format of layer i.
@@ -198,7 +250,7 @@ type Cache interface {
 	Close() error
 
 	// A block can leave the pool and come back, to this pool or to another of the
-	// same spec and layout: its bytes over all layers, BlockBytes of them. No step
+	// same spec and layout: its bytes over all slots, BlockBytes of them. No step
 	// in flight may use the block.
 	BlockBytes() int
 	ReadBlock(dst []byte, block int32)
@@ -209,9 +261,8 @@ type Cache interface {
 // TokenBytes is the K and V bytes of one token over all layers, before padding.
 func (s CacheSpec) TokenBytes() uint64 {
 	var n uint64
-	for i, l := range s.Layers {
-		d := s.LayerDType(i)
-		n += 2 * uint64(l.KVHeads) * uint64(l.HeadDim) * uint64(d.BlockBytes()) / uint64(d.BlockSize())
+	for i := range s.Layers {
+		n += s.layerBytes(i)
 	}
 	return n
 }

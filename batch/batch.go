@@ -68,9 +68,9 @@ type Sequence struct {
 	Stop      StopChecker // nil: no stop strings
 
 	Status      Status
-	NumComputed int     // Tokens[:NumComputed] (and, inside a step, drafts) have K/V in the cache
-	BlockTable  []int32 // physical block of positions [i·B, (i+1)·B); −1 for a leading block that no window reaches any more
-	NumCached   int     // prompt tokens taken from the prefix cache when first admitted
+	NumComputed int       // Tokens[:NumComputed] (and, inside a step, drafts) have K/V in the cache
+	BlockTables [][]int32 // of each block group: physical block of positions [i·B, (i+1)·B); −1 for a leading block that no window reaches any more
+	NumCached   int       // prompt tokens taken from the prefix cache when first admitted
 	Match       PrefixMatch
 	Preemptions int // times that its blocks were taken away
 
@@ -84,6 +84,16 @@ func (s *Sequence) Key() string {
 		return s.Tenant
 	}
 	return s.Salt
+}
+
+// HasBlocks reports whether the sequence owns blocks of the KV cache.
+func (s *Sequence) HasBlocks() bool {
+	for _, table := range s.BlockTables {
+		if len(table) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // NumOutput is the count of committed output tokens.
@@ -152,22 +162,22 @@ type Result struct {
 // Input is a step laid flat for the model: rows of tokens, each belonging to
 // one span. It is rebuilt every step into the same memory.
 type Input struct {
-	TokenIDs  []int32 // [rows]
-	Positions []int32 // [rows] absolute positions
-	Slots     []int32 // [rows] slot mapping: block·BlockSize + offset where the row's K/V goes
-	Spans     []Span  // one per sequence, rows ascending
-	LogitRows []int32 // rows whose logits will be read, ascending
-	BlockSize int     // tokens per block
+	TokenIDs  []int32   // [rows]
+	Positions []int32   // [rows] absolute positions
+	Slots     [][]int32 // [block groups][rows] slot mapping: block·BlockSize + offset where the row's K/V goes
+	Spans     []Span    // one per sequence, rows ascending
+	LogitRows []int32   // rows whose logits will be read, ascending
+	BlockSize int       // tokens per block
 }
 
 // Rows is the number of tokens in the step.
 func (in *Input) Rows() int { return len(in.TokenIDs) }
 
 // Span is one sequence's rows in an Input: rows [Row, Row+Len) hold positions
-// [Start, Start+Len), attend to positions [0, position], and find them through BlockTable,
-// whose leading blocks may be −1 when every layer has a window that ends behind them.
+// [Start, Start+Len), attend to positions [0, position], and find them through the block table of
+// a layer's group, whose leading blocks may be −1 when its layers have a window that ends behind them.
 type Span struct {
-	Row, Len   int
-	Start      int
-	BlockTable []int32
+	Row, Len    int
+	Start       int
+	BlockTables [][]int32 // [block groups]
 }

@@ -224,7 +224,7 @@ func (c *company) test(t *testing.T, reqs []Request, want []answer, backend stri
 	if c.every > 0 && per < 3 {
 		t.Errorf("%.1f preemptions a request, want at least 3 for the test to mean something", per)
 	}
-	if c.pool <= 1 && st.Preemptions == 0 && e.runner.Info().Window == 0 {
+	if c.pool <= 1 && st.Preemptions == 0 && e.runner.Windows()[0] == 0 {
 		t.Error("no preemption: the pool is too large for the test to mean something")
 	}
 }

@@ -125,7 +125,7 @@ func prepare(r *runner.ModelRunner, blocks int, opt Options) (*Engine, error) {
 	var err error
 	e.blocks, err = kvcache.New(kvcache.Config{NumBlocks: blocks, BlockSize: opt.BlockSize,
 		PrefixCaching: opt.Techniques.PrefixCaching == "on", Contiguous: opt.Techniques.KVLayout == "contiguous",
-		Window: r.Info().Window, Tier: e.below(), Model: e.identity()})
+		Windows: r.Windows(), Tier: e.below(), Model: e.identity()})
 	if err != nil {
 		return nil, err
 	}

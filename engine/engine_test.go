@@ -28,8 +28,9 @@ const (
 
 // setup is a model with a pool and options, as tests vary them.
 type setup struct {
-	backend           string // of a tiny model: "cpu", "cpu q8_0", "cpu mistral", "cpu qwen3"; "" = the hash model
+	backend           string // of a tiny model: "cpu", "cpu q8_0", "cpu mistral", "cpu qwen3", "cpu hybrid"; "" = the hash model
 	kv                string // its KV format; "" = f16
+	windows           []int  // of the hash model's layers
 	delay             func(rows int) time.Duration
 	blocks, blockSize int
 	opt               Options
@@ -80,9 +81,9 @@ func (s setup) prepare(t testing.TB) (*Engine, error) {
 		s.opt.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	s.opt.BlockSize = s.blockSize
-	r, err := newHashRunner(s.blocks, s.blockSize, s.delay)
+	r, err := s.newHashRunner()
 	if s.backend != "" {
-		r = newTinyRunner(t, s.backend, s.kv, s.blocks, s.blockSize)
+		r = newTinyRunner(t, s.backend, s.kv, runner.Config{Blocks: s.blocks, BlockSize: s.blockSize, OneGroup: s.opt.Techniques.KVLayout == "contiguous"})
 	}
 	if err != nil {
 		return nil, err
@@ -116,17 +117,20 @@ func closeChecked(t testing.TB, e *Engine) {
 	}
 }
 
-func newTinyRunner(t testing.TB, name, kv string, blocks, blockSize int) *runner.ModelRunner {
+func newTinyRunner(t testing.TB, name, kv string, cfg runner.Config) *runner.ModelRunner {
 	t.Helper()
-	format := tensor.F16
+	cfg.KVDType = tensor.F16
 	if kv != "" {
 		var err error
-		if format, err = tensor.ParseDType(kv); err != nil {
+		if cfg.KVDType, err = tensor.ParseDType(kv); err != nil {
 			t.Fatal(err)
 		}
 	}
 	name, which, _ := strings.Cut(name, " ")
 	path := map[string]string{"": tiny, "mistral": "../model/testdata/hf/mistral", "qwen3": "../model/testdata/hf/qwen3", "q8_0": "../model/testdata/gguf/llama_plain_q8_0.gguf"}[which]
+	if which == "hybrid" {
+		path = hybrid(t)
+	}
 	c, err := checkpoint.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +145,7 @@ func newTinyRunner(t testing.TB, name, kv string, blocks, blockSize int) *runner
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := runner.New(m, b, runner.Config{Blocks: blocks, BlockSize: blockSize, KVDType: format})
+	r, err := runner.New(m, b, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

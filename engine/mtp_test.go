@@ -68,7 +68,7 @@ func (m *hashMTP) Forward(in *batch.Input, kv backend.Cache) model.Output {
 	out.States, _ = hashBackend{}.NewRows(in.Rows(), 2)
 	for _, sp := range in.Spans {
 		for i := range sp.Len {
-			put(out.States, sp.Row+i, stateAt(kv.(*hashCache), sp.BlockTable, in.BlockSize, sp.Start+i))
+			put(out.States, sp.Row+i, stateAt(kv.(*hashCache), sp.BlockTables[0], in.BlockSize, sp.Start+i))
 		}
 	}
 	return out
@@ -90,10 +90,10 @@ func (m *hashMTP) KeepLevel(in *batch.Input, states backend.Rows, kv backend.Cac
 				if pos > 0 {
 					m.unknown++
 				}
-			case before != stateAt(c, sp.BlockTable, in.BlockSize, pos-1):
+			case before != stateAt(c, sp.BlockTables[0], in.BlockSize, pos-1):
 				m.fail("the row of position %d has another state than the target at %d", pos, pos-1)
 			}
-			c.layer[in.Slots[row]] = mix(5 * c.slots[in.Slots[row]])
+			c.layer[in.Slots[0][row]] = mix(5 * c.slots[in.Slots[0][row]])
 		}
 	}
 }
@@ -109,7 +109,7 @@ func (m *hashMTP) Draft(in *batch.Input, states backend.Rows, kv backend.Cache) 
 			m.level(c, &sp, in.BlockSize, before)
 		}
 		slot := mix(before ^ uint64(in.TokenIDs[i])<<20 ^ uint64(sp.Start))
-		c.layer[in.Slots[i]] = mix(5 * slot)
+		c.layer[in.Slots[0][i]] = mix(5 * slot)
 		after := mix(before*3 ^ slot)
 		put(g.States, i, after)
 		guessed[after] = true
@@ -124,11 +124,11 @@ func (m *hashMTP) Draft(in *batch.Input, states backend.Rows, kv backend.Cache) 
 
 // level checks what a chain of drafts begins with.
 func (m *hashMTP) level(c *hashCache, sp *batch.Span, size int, before uint64) {
-	if before != stateAt(c, sp.BlockTable, size, sp.Start-1) {
+	if before != stateAt(c, sp.BlockTables[0], size, sp.Start-1) {
 		m.fail("drafting at position %d begins with another state than the target's", sp.Start)
 	}
 	for p := 1; p < sp.Start; p++ {
-		slot := int(sp.BlockTable[p/size])*size + p%size
+		slot := int(sp.BlockTables[0][p/size])*size + p%size
 		if c.layer[slot] != mix(5*c.slots[slot]) {
 			m.fail("drafting at position %d: the layer's slot of %d does not follow the target's", sp.Start, p)
 			return

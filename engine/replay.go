@@ -65,7 +65,7 @@ type replay struct {
 
 func newReplay(c *TraceConfig) (*replay, error) {
 	r := &replay{seqs: map[int64]*batch.Sequence{}}
-	layout := kvcache.Config{NumBlocks: c.Blocks, BlockSize: c.BlockSize, PrefixCaching: c.PrefixCaching, Contiguous: c.Contiguous, Window: c.Window}
+	layout := kvcache.Config{NumBlocks: c.Blocks, BlockSize: c.BlockSize, PrefixCaching: c.PrefixCaching, Contiguous: c.Contiguous, Windows: c.Windows}
 	if c.Tier {
 		layout.Tier = &r.tier
 	}

@@ -43,12 +43,14 @@ func (e *Engine) lookAhead(req *Request) {
 	if e.opt.Tier == nil {
 		return
 	}
-	chain := kvcache.Chain(e.blocks.Config(), req.Salt, req.Prompt)
-	keys := make([]tier.Key, len(chain))
-	for i, h := range chain {
-		keys[i] = h
+	chain, groups := kvcache.Chain(e.blocks.Config(), req.Salt, req.Prompt), len(e.blocks.Config().Windows)
+	keys := make([]tier.Key, 0, len(chain)*groups)
+	for _, h := range chain {
+		for g := range groups {
+			keys = append(keys, h.In(g))
+		}
 	}
-	e.opt.Tier.Prefetch(keys, req.Prompt[:len(keys)*e.opt.BlockSize])
+	e.opt.Tier.Prefetch(keys, groups, req.Prompt[:len(chain)*e.opt.BlockSize])
 }
 
 // putAway saves what the pool has cached, so that the next process finds it, and

@@ -26,7 +26,7 @@ type TraceConfig struct {
 	BlockSize     int   `json:"block_size"`
 	PrefixCaching bool  `json:"prefix_caching"`
 	Contiguous    bool  `json:"contiguous,omitempty"`
-	Window        int   `json:"window,omitempty"`
+	Windows       []int `json:"windows,omitempty"`
 	NoKVCache     bool  `json:"no_kv_cache,omitempty"`
 	Tier          bool  `json:"tier,omitempty"`
 	RecallBlocks  int   `json:"recall_blocks,omitempty"`
@@ -102,7 +102,7 @@ func (r *recorder) init(e *Engine) {
 	r.salts = map[string]int{}
 	b := e.blocks.Config()
 	r.config = TraceConfig{
-		Blocks: b.NumBlocks, BlockSize: b.BlockSize, PrefixCaching: b.PrefixCaching, Contiguous: b.Contiguous, Window: b.Window,
+		Blocks: b.NumBlocks, BlockSize: b.BlockSize, PrefixCaching: b.PrefixCaching, Contiguous: b.Contiguous, Windows: b.Windows,
 		Tier: b.Tier != nil, RecallBlocks: c.RecallBlocks, NoKVCache: c.NoKVCache, MaxNumSeqs: c.MaxNumSeqs, MaxTokens: c.MaxNumBatchedTokens, MaxModelLen: c.MaxModelLen,
 		Chunked: c.ChunkedPrefill, Policy: uint8(c.Policy),
 	}

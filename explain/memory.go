@@ -77,7 +77,7 @@ func pagedAttention(s *Section) {
 	paged, piece := kvcache.Config{BlockSize: size}, kvcache.Config{BlockSize: size, Contiguous: true}
 	sharing := kvcache.Config{BlockSize: size, PrefixCaching: true}
 	slots := func(c kvcache.Config) int {
-		return len(newPool(reserved, c).admit(1, used, 0, reserved).BlockTable) * size
+		return len(newPool(reserved, c).admit(1, used, 0, reserved).BlockTables[0]) * size
 	}
 	s.counted("slots wasted, reserved in one piece", float64(slots(piece)-used), "", "the real block manager, --kv-layout contiguous, at most 2,048 tokens")
 	s.counted("blocks of 4 for 50 tokens", float64(slots(paged)/size), "", "--kv-layout paged")

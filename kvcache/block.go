@@ -8,6 +8,7 @@ type block struct {
 	hash, parent Hash   // valid while hashed
 	fence        uint64 // not to be written anew before this step has completed
 	refs         int32  // block tables that name it
+	group        int32  // whose layers' K and V it holds, while referenced or hashed
 	prev, next   int32  // neighbours in its list
 	older, newer int32  // indexed blocks with the same parent, by age
 	state        State
@@ -15,6 +16,9 @@ type block struct {
 	opening      bool // while hashed: the first block of a text
 	indexed      bool // the index leads here (of equal blocks only one is indexed)
 }
+
+// key is what the block is indexed and saved under.
+func (b *block) key() Hash { return b.hash.In(int(b.group)) }
 
 // State is what a block is there for; see the package comment.
 type State uint8
@@ -92,25 +96,26 @@ func (m *BlockManager) count(s State) *int {
 }
 
 // take removes the first reusable block, evicting what the prefix cache still
-// knew of it, and returns it with one reference. The caller has made sure that there is one.
-func (m *BlockManager) take() int32 {
+// knew of it, and returns it with one reference, for a group's layers. The caller
+// has made sure that there is one.
+func (m *BlockManager) take(group int) int32 {
 	id := m.reusable.head
 	if id == none {
 		panic("kvcache: a block was taken from an empty pool")
 	}
-	m.takeAt(id)
+	m.takeAt(id, group)
 	return id
 }
 
 // takeAt takes a certain reusable block.
-func (m *BlockManager) takeAt(id int32) {
+func (m *BlockManager) takeAt(id int32, group int) {
 	m.unlink(&m.reusable, id)
 	b := &m.blocks[id]
 	if b.indexed {
 		m.evict(id)
 	}
 	b.hashed = false
-	b.refs, b.state = 1, Referenced
+	b.refs, b.group, b.state = 1, int32(group), Referenced
 	m.stats.Referenced++
 }
 

@@ -34,16 +34,18 @@ func (m *BlockManager) AppendStates(dst []State) []State {
 
 // Check walks everything and returns the first broken invariant: each block in
 // one state and the states summing to the total, refs equal to the number of
-// tables of live sequences that name the block, shared and published blocks
-// full and holding what their hash says. live is every sequence that owns blocks.
+// tables of live sequences that name the block, tables naming blocks of their own
+// group, shared and published blocks full and holding what their hash says. live is every sequence that owns blocks.
 func (m *BlockManager) Check(live []*batch.Sequence) error {
 	if err := m.checkStates(); err != nil {
 		return err
 	}
 	refs := make([]int32, len(m.blocks))
 	for _, seq := range live {
-		if err := m.checkTable(seq, refs); err != nil {
-			return err
+		for g, table := range m.tables(seq) {
+			if err := m.checkTable(seq, g, table, refs); err != nil {
+				return err
+			}
 		}
 	}
 	for id := range m.blocks {
@@ -69,7 +71,7 @@ func (m *BlockManager) checkStates() error {
 			if b.newer == none && (!ok || newest != int32(id)) || b.newer != none && m.blocks[b.newer].older != int32(id) {
 				return fmt.Errorf("kvcache: block %d is not among its parent's children", id)
 			}
-			if at, ok := m.index[b.hash]; !ok || at != int32(id) || !b.hashed {
+			if at, ok := m.index[b.key()]; !ok || at != int32(id) || !b.hashed {
 				return fmt.Errorf("kvcache: block %d is marked as cached but the index says otherwise", id)
 			}
 		}
@@ -120,24 +122,27 @@ func (m *BlockManager) checkList(l *list, want int) error {
 	return nil
 }
 
-func (m *BlockManager) checkTable(seq *batch.Sequence, refs []int32) error {
+func (m *BlockManager) checkTable(seq *batch.Sequence, group int, table []int32, refs []int32) error {
 	size := m.cfg.BlockSize
-	if len(seq.BlockTable) < m.BlocksFor(seq.NumComputed) {
-		return fmt.Errorf("kvcache: sequence %d has %d blocks for %d computed tokens", seq.ID, len(seq.BlockTable), seq.NumComputed)
+	if len(table) < m.BlocksFor(seq.NumComputed) {
+		return fmt.Errorf("kvcache: sequence %d has %d blocks for %d computed tokens", seq.ID, len(table), seq.NumComputed)
 	}
-	reaches := m.firstVisible(seq.NumComputed)
-	for i, id := range seq.BlockTable {
+	reaches := m.firstVisible(group, seq.NumComputed)
+	for i, id := range table {
 		if id == none && i < reaches {
 			continue // behind the window
 		}
-		if m.cfg.Contiguous && id != seq.BlockTable[0]+int32(i) {
-			return fmt.Errorf("kvcache: sequence %d is not contiguous: %v", seq.ID, seq.BlockTable)
+		if m.cfg.Contiguous && id != table[0]+int32(i) {
+			return fmt.Errorf("kvcache: sequence %d is not contiguous: %v", seq.ID, table)
 		}
 		if id < 0 || int(id) >= len(m.blocks) {
 			return fmt.Errorf("kvcache: sequence %d names block %d of %d", seq.ID, id, len(m.blocks))
 		}
 		refs[id]++
 		b := &m.blocks[id]
+		if b.group != int32(group) {
+			return fmt.Errorf("kvcache: sequence %d names block %d of group %d in the table of group %d", seq.ID, id, b.group, group)
+		}
 		full := (i+1)*size <= seq.NumComputed
 		if !full && (b.refs > 1 || b.hashed) {
 			return fmt.Errorf("kvcache: sequence %d may write block %d, which is shared or published", seq.ID, id)

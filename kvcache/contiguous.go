@@ -13,7 +13,8 @@ import "sestina/batch"
 //     (Stats.Fragmented). First fit, as in Kwon et al. 2023, section 3.
 //
 // Runs are made of the pool's blocks, so the rest of the engine sees ordinary
-// block tables and the bits of an answer cannot depend on the layout.
+// block tables and the bits of an answer cannot depend on the layout. As nothing is
+// let go before the end, there is one block group whatever the layers' windows are.
 
 // admitRun reserves the run of seq, or changes nothing.
 func (m *BlockManager) admitRun(seq *batch.Sequence, reserve int) bool {
@@ -26,9 +27,10 @@ func (m *BlockManager) admitRun(seq *batch.Sequence, reserve int) bool {
 		m.stats.Fragmented++
 		return false
 	}
+	table := &m.tables(seq)[0]
 	for i := range need {
-		m.takeAt(at + int32(i))
-		seq.BlockTable = append(seq.BlockTable, at+int32(i))
+		m.takeAt(at+int32(i), 0)
+		*table = append(*table, at+int32(i))
 	}
 	seq.Match = batch.PrefixMatch{Stop: batch.StopDisabled}
 	return true

@@ -33,8 +33,8 @@ func TestContiguousReservesTheLongest(t *testing.T) {
 			seq := newSeq(int64(n+1), n, 50)
 			seq.MaxTokens = 2048 - 50
 			_, ok := m.Admit(seq, nil, 0)
-			if ok != (n < 4) || ok && len(seq.BlockTable)*size != 2048 {
-				t.Errorf("blocks of %d: request %d: %v, %d blocks", size, n, ok, len(seq.BlockTable))
+			if ok != (n < 4) || ok && len(seq.BlockTables[0])*size != 2048 {
+				t.Errorf("blocks of %d: request %d: %v, %d blocks", size, n, ok, len(seq.BlockTables[0]))
 			}
 		}
 		if s := m.Stats(); s.Fragmented != 0 {
@@ -63,19 +63,19 @@ func TestContiguousFirstFit(t *testing.T) {
 	m.Complete(7)
 	check(t, m, seqs[1], seqs[3])
 	before := m.Stats()
-	if seq, ok := reserve(m, 6, 12); ok || len(seq.BlockTable) != 0 {
-		t.Fatalf("two holes of two blocks gave %v", seq.BlockTable)
+	if seq, ok := reserve(m, 6, 12); ok || seq.HasBlocks() {
+		t.Fatalf("two holes of two blocks gave %v", seq.BlockTables)
 	}
 	before.Fragmented++
 	if m.Stats() != before {
 		t.Errorf("%+v, want %+v", m.Stats(), before)
 	}
 	seq, ok := reserve(m, 7, 8)
-	if want := []int32{0, 1}; !ok || !slices.Equal(seq.BlockTable, want) {
-		t.Errorf("first fit gave %v, want %v", seq.BlockTable, want)
+	if want := []int32{0, 1}; !ok || !slices.Equal(seq.BlockTables[0], want) {
+		t.Errorf("first fit gave %v, want %v", seq.BlockTables[0], want)
 	}
 	check(t, m, seqs[1], seqs[3], seq)
-	seq.BlockTable[0], seq.BlockTable[1] = 1, 0
+	seq.BlockTables[0][0], seq.BlockTables[0][1] = 1, 0
 	if m.Check([]*batch.Sequence{seqs[1], seqs[3], seq}) == nil {
 		t.Error("a table out of order was not noticed")
 	}
@@ -86,8 +86,8 @@ func TestContiguousStays(t *testing.T) {
 	m := newContiguous(t, 10, 4)
 	seq, _ := reserve(m, 1, 16)
 	m.Truncate(seq, 2, 0)
-	if m.Grow(&batch.Step{}, seq, 1, 17) || !m.Grow(&batch.Step{}, seq, 1, 16) || len(seq.BlockTable) != 4 || m.CanFork(seq, 1) {
-		t.Errorf("the reservation is now %v", seq.BlockTable)
+	if m.Grow(&batch.Step{}, seq, 1, 17) || !m.Grow(&batch.Step{}, seq, 1, 16) || len(seq.BlockTables[0]) != 4 || m.CanFork(seq, 1) {
+		t.Errorf("the reservation is now %v", seq.BlockTables[0])
 	}
 	m.Free(seq, 0)
 	check(t, m)

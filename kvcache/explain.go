@@ -24,6 +24,8 @@ func (m *BlockManager) explain(seq *batch.Sequence, chain []Hash, n int) batch.P
 		why.Stop = batch.StopBlockEdge
 	case m.cachedBeyond(chain[n:]):
 		why.Stop = batch.StopWindow
+	case m.cachedInPart(chain[n]):
+		why.Stop = batch.StopEvicted
 	default:
 		why.Stop = batch.StopUnseen
 		parent := m.root(seq.Salt)
@@ -42,11 +44,29 @@ func (m *BlockManager) explain(seq *batch.Sequence, chain []Hash, n int) batch.P
 	return why
 }
 
-// cachedBeyond reports whether any of the blocks that were not used is cached,
-// which can be only because its window is not.
+// cachedBeyond reports whether any of the blocks that were not used would be but
+// for a window before it that is not cached.
 func (m *BlockManager) cachedBeyond(chain []Hash) bool {
 	for _, h := range chain {
-		if _, ok := m.index[h]; ok && m.cfg.Window > 0 {
+		any := false
+		for g, w := range m.cfg.Windows {
+			_, ok := m.index[h.In(g)]
+			if !ok && w == 0 {
+				return false
+			}
+			any = any || ok
+		}
+		if any {
+			return true
+		}
+	}
+	return false
+}
+
+// cachedInPart reports whether some group has a block and, as it was not used, not all.
+func (m *BlockManager) cachedInPart(h Hash) bool {
+	for g := range m.cfg.Windows {
+		if _, ok := m.index[h.In(g)]; ok {
 			return true
 		}
 	}

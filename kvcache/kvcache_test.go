@@ -53,7 +53,7 @@ func check(t testing.TB, m *BlockManager, live ...*batch.Sequence) {
 func TestNewRefuses(t *testing.T) {
 	for _, c := range []Config{
 		{}, {NumBlocks: -1, BlockSize: 16}, {NumBlocks: 4, BlockSize: -2}, {NumBlocks: 1 << 30, BlockSize: 16},
-		{NumBlocks: 4, Window: -1}, {NumBlocks: 4, Contiguous: true, PrefixCaching: true},
+		{NumBlocks: 4, Windows: []int{-1}}, {NumBlocks: 4, Contiguous: true, PrefixCaching: true},
 	} {
 		if _, err := New(c); err == nil {
 			t.Errorf("%+v was accepted", c)
@@ -173,14 +173,14 @@ func TestEvictionOrder(t *testing.T) {
 		admit(t, m, seq)
 		compute(m, seq)
 	}
-	tables := [][]int32{slices.Clone(old.BlockTable), slices.Clone(young.BlockTable)}
+	tables := [][]int32{slices.Clone(old.BlockTables[0]), slices.Clone(young.BlockTables[0])}
 	m.Free(old, 0)
 	m.Free(young, 0)
 	want := []int32{4, tables[0][1], tables[0][0], tables[1][1], tables[1][0]}
 	all := newSeq(3, 3, 20)
 	admit(t, m, all)
-	if !slices.Equal(all.BlockTable, want) {
-		t.Errorf("blocks were taken in the order %v, want %v", all.BlockTable, want)
+	if !slices.Equal(all.BlockTables[0], want) {
+		t.Errorf("blocks were taken in the order %v, want %v", all.BlockTables[0], want)
 	}
 	if s := m.Stats(); s.Evictions != 4 {
 		t.Errorf("%d evictions", s.Evictions)
@@ -195,8 +195,8 @@ func TestAllOrNothing(t *testing.T) {
 	compute(m, a)
 	before := m.Stats()
 	b := newSeq(2, 2, 8)
-	if _, ok := m.Admit(b, m.Chain(nil, "", b.Tokens), 0); ok || len(b.BlockTable) != 0 || m.Stats() != before {
-		t.Errorf("admitted %v: %+v", b.BlockTable, m.Stats())
+	if _, ok := m.Admit(b, m.Chain(nil, "", b.Tokens), 0); ok || len(b.BlockTables[0]) != 0 || m.Stats() != before {
+		t.Errorf("admitted %v: %+v", b.BlockTables[0], m.Stats())
 	}
 	c := newSeq(3, 1, 9)
 	if _, ok := m.Admit(c, m.Chain(nil, "", c.Tokens), 1); ok || m.Stats() != before {
@@ -206,8 +206,8 @@ func TestAllOrNothing(t *testing.T) {
 		t.Error("a shared prefix did not fit")
 	}
 	d := newSeq(4, 1, 9)
-	if m.Fork(&batch.Step{}, a, d, 8, 0) || len(d.BlockTable) != 0 {
-		t.Errorf("forked into a full pool: %v", d.BlockTable)
+	if m.Fork(&batch.Step{}, a, d, 8, 0) || d.HasBlocks() {
+		t.Errorf("forked into a full pool: %v", d.BlockTables)
 	}
 	check(t, m, a, c)
 }
@@ -227,8 +227,8 @@ func TestForkCopiesTheTail(t *testing.T) {
 		child.NumComputed = n - 1
 		check(t, m, parent, child)
 		shared := (n - 1) / 4
-		if !slices.Equal(parent.BlockTable[:shared], child.BlockTable[:shared]) || parent.BlockTable[shared%len(parent.BlockTable)] == child.BlockTable[shared] {
-			t.Errorf("parent %v, child %v", parent.BlockTable, child.BlockTable)
+		if !slices.Equal(parent.BlockTables[0][:shared], child.BlockTables[0][:shared]) || parent.BlockTables[0][shared%len(parent.BlockTables[0])] == child.BlockTables[0][shared] {
+			t.Errorf("parent %v, child %v", parent.BlockTables[0], child.BlockTables[0])
 		}
 		if copied := len(step.Copies) == 1; copied != ((n-1)%4 != 0) {
 			t.Errorf("prompt of %d: copies %v", n, step.Copies)
@@ -247,18 +247,18 @@ func TestTruncate(t *testing.T) {
 	seq := newSeq(1, 1, 5)
 	admit(t, m, seq)
 	compute(m, seq)
-	if !m.Grow(&batch.Step{ID: 1}, seq, 5, 14) || len(seq.BlockTable) != 4 {
-		t.Fatalf("grown to %v", seq.BlockTable)
+	if !m.Grow(&batch.Step{ID: 1}, seq, 5, 14) || len(seq.BlockTables[0]) != 4 {
+		t.Fatalf("grown to %v", seq.BlockTables[0])
 	}
 	m.Truncate(seq, 9, 1)
-	if s := m.Stats(); len(seq.BlockTable) != 3 || s.Fenced != 1 || s.Referenced != 3 {
-		t.Errorf("table %v, %+v", seq.BlockTable, s)
+	if s := m.Stats(); len(seq.BlockTables[0]) != 3 || s.Fenced != 1 || s.Referenced != 3 {
+		t.Errorf("table %v, %+v", seq.BlockTables[0], s)
 	}
 	m.Truncate(seq, 100, 1) // nothing beyond
 	m.Complete(1)
 	check(t, m, seq)
-	if len(seq.BlockTable) != 3 || m.Available() != 5 {
-		t.Errorf("table %v, %d available", seq.BlockTable, m.Available())
+	if len(seq.BlockTables[0]) != 3 || m.Available() != 5 {
+		t.Errorf("table %v, %d available", seq.BlockTables[0], m.Available())
 	}
 }
 
@@ -283,21 +283,22 @@ func TestClearCache(t *testing.T) {
 // Check is the judge of every other test: each kind of damage must be noticed.
 func TestCheckNotices(t *testing.T) {
 	damage := map[string]func(m *BlockManager, seq *batch.Sequence){
-		"a reference too many":    func(m *BlockManager, seq *batch.Sequence) { m.blocks[seq.BlockTable[0]].refs++ },
-		"a foreign table":         func(m *BlockManager, seq *batch.Sequence) { seq.BlockTable[0] = 7 },
-		"a block out of range":    func(m *BlockManager, seq *batch.Sequence) { seq.BlockTable[0] = 8 },
-		"a wrong state":           func(m *BlockManager, seq *batch.Sequence) { m.blocks[seq.BlockTable[0]].state = Free },
+		"a reference too many":    func(m *BlockManager, seq *batch.Sequence) { m.blocks[seq.BlockTables[0][0]].refs++ },
+		"a foreign table":         func(m *BlockManager, seq *batch.Sequence) { seq.BlockTables[0][0] = 7 },
+		"a block out of range":    func(m *BlockManager, seq *batch.Sequence) { seq.BlockTables[0][0] = 8 },
+		"a wrong state":           func(m *BlockManager, seq *batch.Sequence) { m.blocks[seq.BlockTables[0][0]].state = Free },
 		"a wrong count":           func(m *BlockManager, seq *batch.Sequence) { m.stats.Free++ },
 		"other tokens":            func(m *BlockManager, seq *batch.Sequence) { seq.Tokens[2]++ },
-		"other contents":          func(m *BlockManager, seq *batch.Sequence) { m.ids(seq.BlockTable[0])[1]++ },
-		"a lost index entry":      func(m *BlockManager, seq *batch.Sequence) { delete(m.index, m.blocks[seq.BlockTable[0]].hash) },
+		"other contents":          func(m *BlockManager, seq *batch.Sequence) { m.ids(seq.BlockTables[0][0])[1]++ },
+		"a lost index entry":      func(m *BlockManager, seq *batch.Sequence) { delete(m.index, m.blocks[seq.BlockTables[0][0]].hash) },
 		"a stale index entry":     func(m *BlockManager, seq *batch.Sequence) { m.index[Hash{1}] = 7 },
 		"too few blocks":          func(m *BlockManager, seq *batch.Sequence) { seq.NumComputed += 4 },
-		"a published tail":        func(m *BlockManager, seq *batch.Sequence) { m.blocks[seq.BlockTable[2]].hashed = true },
+		"a published tail":        func(m *BlockManager, seq *batch.Sequence) { m.blocks[seq.BlockTables[0][2]].hashed = true },
 		"a broken list":           func(m *BlockManager, seq *batch.Sequence) { m.blocks[m.reusable.head].prev = 1 },
 		"a block freed too early": func(m *BlockManager, seq *batch.Sequence) { m.blocks[m.reusable.head].fence = 9 },
-		"a hole in the table":     func(m *BlockManager, seq *batch.Sequence) { seq.BlockTable[0] = -1 },
+		"a hole in the table":     func(m *BlockManager, seq *batch.Sequence) { seq.BlockTables[0][0] = -1 },
 		"a lost sibling":          func(m *BlockManager, seq *batch.Sequence) { delete(m.whys.newest, m.root("")) },
+		"another group's":         func(m *BlockManager, seq *batch.Sequence) { m.blocks[seq.BlockTables[0][2]].group = 1 },
 		"a late fence":            func(m *BlockManager, seq *batch.Sequence) { m.completed = 5 },
 	}
 	for name, spoil := range damage {
@@ -320,7 +321,7 @@ func TestCheckNotices(t *testing.T) {
 func TestNoAllocation(t *testing.T) {
 	m := newManager(t, 64, 4)
 	seq := newSeq(1, 1, 200)
-	seq.BlockTable = make([]int32, 0, 64)
+	seq.BlockTables = [][]int32{make([]int32, 0, 64)}
 	chain := make([]Hash, 0, 64)
 	step := &batch.Step{}
 	text := int32(0)
@@ -346,6 +347,7 @@ func FuzzManager(f *testing.F) {
 	f.Add([]byte{3, 4, 0, 9, 1, 0, 2, 0, 0, 9, 3, 1, 4, 0, 5, 1})
 	f.Add([]byte{1, 9, 0, 1, 0, 2, 0, 3, 2, 0, 2, 1, 2, 2, 5, 0, 6, 0})
 	f.Add([]byte{0x53, 0x44, 0, 9, 1, 0, 7, 0, 3, 0, 3, 0, 7, 0, 5, 1, 2, 0, 6, 0, 0, 12})
+	f.Add([]byte{0x53, 0xc4, 0, 9, 1, 0, 7, 0, 3, 0, 3, 0, 7, 0, 5, 1, 2, 0, 6, 0, 0, 12})
 	f.Add([]byte{3, 0x84, 0, 3, 1, 0, 4, 2, 0, 4, 2, 0, 6, 0, 0, 1})
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		if len(ops) < 2 || len(ops) > 400 {
@@ -354,14 +356,17 @@ func FuzzManager(f *testing.F) {
 		cfg := Config{NumBlocks: 4 + int(ops[1]%16), BlockSize: 1 + int(ops[0]%5), PrefixCaching: true}
 		switch ops[1] >> 6 {
 		case 1:
-			cfg.Window = 1 + int(ops[0]>>4)
+			cfg.Windows = []int{1 + int(ops[0]>>4)}
 		case 2:
 			cfg.Contiguous, cfg.PrefixCaching = true, false
+		case 3:
+			cfg.NumBlocks, cfg.Windows = 3*cfg.NumBlocks, []int{0, 1 + int(ops[0]>>4), 5}
 		}
 		m, err := New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
+		m.Chunks(int(ops[0] >> 5))
 		var live []*batch.Sequence
 		step := &batch.Step{ID: 1}
 		for i := 2; i+1 < len(ops); i += 2 {
@@ -398,7 +403,9 @@ func fuzzOp(m *BlockManager, step *batch.Step, live []*batch.Sequence, op byte, 
 			live = append(live, s)
 		}
 	case 1: // compute what is missing
-		compute(m, seq)
+		if m.Grow(step, seq, seq.NumComputed, len(seq.Tokens)) {
+			compute(m, seq)
+		}
 	case 2: // leave, with a step in flight
 		m.Free(seq, step.ID)
 		live = slices.Delete(live, at, at+1)

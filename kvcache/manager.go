@@ -9,7 +9,8 @@
 // of itself. So the pool is cut in blocks of BlockSize positions; a sequence
 // owns a table of blocks and gets the next one when it needs it (Kwon et al.,
 // "Efficient Memory Management for LLM Serving with PagedAttention", 2023). At
-// most BlockSize-1 slots of a sequence are ever unused.
+// most BlockSize-1 slots of a sequence are ever unused. Where layers differ in how
+// far they see, there is a table for each group of them: see window.go.
 //
 // # A block is in exactly one state
 //
@@ -42,8 +43,8 @@
 // children is useful, a child without its parent is not). No decision depends
 // on map order, time or chance, so a trace replays exactly.
 //
-// What else there is: window.go lets go of blocks that no layer can see any more,
-// tier.go saves what is evicted and brings it back, contiguous.go is the layout
+// What else there is: window.go lets go of blocks that no layer can see any more
+// and says how many a sequence needs, group by group of layers, tier.go saves what is evicted and brings it back, contiguous.go is the layout
 // before paging, explain.go says why a prefix match ended.
 //
 // Tests: scheduler/sim drives this package with random traces (invariants I1 to
@@ -64,7 +65,10 @@ type Config struct {
 	PrefixCaching bool
 	Contiguous    bool // one run of blocks per sequence, as long as it may ever get: see contiguous.go
 	Tier          Tier // where evicted blocks go and come back from: see tier.go; nil = nowhere
-	Window        int  // widest sliding window when every layer has one: see window.go; 0 = some layer sees everything
+
+	// The sliding window of each block group, 0 where it sees everything: see
+	// window.go. nil is one group that does.
+	Windows []int
 
 	// What K and V depend on besides the tokens and the tenant's salt.
 	Model, Adapter, KVDType string
@@ -81,10 +85,14 @@ type BlockManager struct {
 	fenced    list // ascending by fence
 	completed uint64
 
-	index map[Hash]int32 // published blocks; looked up, never ranged over to decide
+	chunk int // most tokens of a sequence that a step computes, see Chunks; 0 = any number
+
+	index map[Hash]int32 // published blocks by key; looked up, never ranged over to decide
 	whys  whys           // to explain what was not found
 	buf   []byte         // scratch of the hash input
-	warm  []int32        // scratch of Warm
+	warm  [][]int32      // scratch of Warm
+
+	missed []int // scratch of matched: where each group's last gap ends
 
 	stats Stats
 }
@@ -93,6 +101,9 @@ type BlockManager struct {
 func New(cfg Config) (*BlockManager, error) {
 	if cfg.BlockSize == 0 {
 		cfg.BlockSize = 16
+	}
+	if len(cfg.Windows) == 0 {
+		cfg.Windows = []int{0}
 	}
 	if cfg.NumBlocks < 1 || cfg.BlockSize < 1 {
 		return nil, fmt.Errorf("kvcache: %d blocks of %d tokens: both must be at least 1; raise --kv-cache-memory-bytes or check --block-size", cfg.NumBlocks, cfg.BlockSize)
@@ -104,13 +115,18 @@ func New(cfg Config) (*BlockManager, error) {
 	if cfg.Contiguous && cfg.PrefixCaching {
 		return nil, errors.New("kvcache: a contiguous layout shares no blocks; use --no-enable-prefix-caching with --kv-layout contiguous")
 	}
-	if cfg.Window < 0 {
-		return nil, fmt.Errorf("kvcache: a window of %d tokens; it must be at least 1, or 0 for none", cfg.Window)
+	if cfg.Contiguous && len(cfg.Windows) > 1 {
+		return nil, fmt.Errorf("kvcache: a contiguous layout with %d block groups; it lets nothing go, so one is enough", len(cfg.Windows))
+	}
+	for _, w := range cfg.Windows {
+		if w < 0 {
+			return nil, fmt.Errorf("kvcache: a window of %d tokens; it must be at least 1, or 0 for none", w)
+		}
 	}
 	if cfg.Tier != nil && !cfg.PrefixCaching {
 		return nil, errors.New("kvcache: a tier is found by prefix hashes; it needs prefix caching")
 	}
-	m := &BlockManager{cfg: cfg, blocks: make([]block, cfg.NumBlocks)}
+	m := &BlockManager{cfg: cfg, blocks: make([]block, cfg.NumBlocks), warm: make([][]int32, len(cfg.Windows)), missed: make([]int, len(cfg.Windows))}
 	if cfg.PrefixCaching {
 		m.tokens = make([]int32, cfg.NumBlocks*cfg.BlockSize)
 		m.index = make(map[Hash]int32, cfg.NumBlocks)
@@ -138,7 +154,15 @@ func (m *BlockManager) Reset() {
 // Config returns the settings with defaults filled in.
 func (m *BlockManager) Config() Config { return m.cfg }
 
-// BlocksFor is the number of blocks that n positions occupy.
+// tables are the block tables of seq, one for each group.
+func (m *BlockManager) tables(seq *batch.Sequence) [][]int32 {
+	if seq.BlockTables == nil {
+		seq.BlockTables = make([][]int32, len(m.cfg.Windows))
+	}
+	return seq.BlockTables
+}
+
+// BlocksFor is the number of blocks that n positions occupy in one group.
 func (m *BlockManager) BlocksFor(n int) int { return (n + m.cfg.BlockSize - 1) / m.cfg.BlockSize }
 
 // Available counts the blocks that can be taken at once: free and cached-idle.
@@ -146,64 +170,100 @@ func (m *BlockManager) Available() int { return m.reusable.len }
 
 // Admit gives seq, which owns nothing, blocks for all of its committed tokens
 // or for none of them: whole blocks from the prefix cache and the tier below it as
-// far as chain (see [BlockManager.Chain]) matches, new ones for the rest. It leaves at least
+// far as chain (see [BlockManager.Chain]) matches, new ones for the rest; in a
+// group with a window, those of its next chunk. It leaves at least
 // reserve blocks available. It returns how many leading tokens are cached, and
 // false, with nothing changed, when the pool is too full. The first time it
 // writes down in seq.Match why the match went no further.
 func (m *BlockManager) Admit(seq *batch.Sequence, chain []Hash, reserve int) (cached int, ok bool) {
-	if len(seq.BlockTable) != 0 {
-		panic(fmt.Sprintf("kvcache: sequence %d admitted with %d blocks", seq.ID, len(seq.BlockTable)))
+	if seq.HasBlocks() {
+		panic(fmt.Sprintf("kvcache: sequence %d admitted with blocks: %v", seq.ID, seq.BlockTables))
 	}
 	if m.cfg.Contiguous {
 		return 0, m.admitRun(seq, reserve)
 	}
-	table, fromPool := m.match(seq.BlockTable[:0], chain, seq.Tokens)
-	hits := len(table)
-	need := m.BlocksFor(len(seq.Tokens)) - hits
-	if need+fromPool+reserve > m.Available() {
+	tables := m.tables(seq)
+	hits := m.match(tables, chain, seq.Tokens)
+	if m.demand(tables, hits, len(seq.Tokens))+reserve > m.Available() {
+		empty(tables)
 		return 0, false
 	}
 	first := seq.Preemptions == 0 // a recomputed sequence finding its own blocks is no hit
 	if first {
 		seq.Match = m.explain(seq, chain, hits) // before anything is evicted for it
 	}
-	m.hold(table)
-	table, _ = m.recall(table, chain, seq, len(chain))
-	if first && len(table) > hits {
-		seq.Match = m.explain(seq, chain, len(table))
+	m.hold(tables)
+	n, _, _ := m.recall(tables, hits, chain, seq, len(chain)*len(tables))
+	if first && n > hits {
+		seq.Match = m.explain(seq, chain, n)
 	}
-	cached = len(table) * m.cfg.BlockSize
+	cached = n * m.cfg.BlockSize
 	if first && m.cfg.PrefixCaching {
 		m.stats.QueryTokens += uint64(len(seq.Tokens))
 		m.stats.HitTokens += uint64(cached)
 	}
-	for len(table) < m.BlocksFor(len(seq.Tokens)) {
-		table = append(table, m.take())
+	for g := range tables {
+		m.extend(&tables[g], g, m.reach(g, cached, len(seq.Tokens)))
 	}
-	seq.BlockTable = table
 	return cached, true
 }
 
+// empty forgets tables whose blocks nobody has taken.
+func empty(tables [][]int32) {
+	for g := range tables {
+		tables[g] = tables[g][:0]
+	}
+}
+
+// extend appends blocks to a group's table until it has n positions.
+func (m *BlockManager) extend(table *[]int32, group, n int) {
+	for len(*table)*m.cfg.BlockSize < n {
+		*table = append(*table, m.take(group))
+	}
+}
+
+// Lacks is how many blocks seq needs to have n positions.
+func (m *BlockManager) Lacks(seq *batch.Sequence, n int) (blocks int) {
+	for _, table := range m.tables(seq) {
+		blocks += max(0, m.BlocksFor(n)-len(table))
+	}
+	return blocks
+}
+
+// Room is how many positions the blocks of seq have.
+func (m *BlockManager) Room(seq *batch.Sequence) int {
+	least := len(m.tables(seq)[0])
+	for _, table := range seq.BlockTables {
+		least = min(least, len(table))
+	}
+	return least * m.cfg.BlockSize
+}
+
 // Grow makes positions [from, to) of seq writable: it appends blocks to the
-// table and, where the block of position from is shared or published, replaces
+// tables and, where the block of position from is shared or published, replaces
 // it by a private copy, noted in step.Copies. All or nothing.
 func (m *BlockManager) Grow(step *batch.Step, seq *batch.Sequence, from, to int) bool {
-	tail := from / m.cfg.BlockSize
-	copyTail := tail < len(seq.BlockTable) && !m.private(seq.BlockTable[tail])
-	need := max(0, m.BlocksFor(to)-len(seq.BlockTable))
-	if copyTail {
-		need++
+	tail, tables, need := from/m.cfg.BlockSize, m.tables(seq), m.Lacks(seq, to)
+	for _, table := range tables {
+		if m.copyTail(table, tail) {
+			need++
+		}
 	}
 	if need > m.Available() || need > 0 && m.cfg.Contiguous {
 		return false
 	}
-	if copyTail {
-		m.copyOnWrite(step, seq, tail)
-	}
-	for len(seq.BlockTable)*m.cfg.BlockSize < to {
-		seq.BlockTable = append(seq.BlockTable, m.take())
+	for g := range tables {
+		if m.copyTail(tables[g], tail) {
+			m.copyOnWrite(step, tables[g], tail)
+		}
+		m.extend(&tables[g], g, to)
 	}
 	return true
+}
+
+// copyTail reports whether block i of a table is there and may not be written.
+func (m *BlockManager) copyTail(table []int32, i int) bool {
+	return i < len(table) && !m.private(table[i])
 }
 
 func (m *BlockManager) private(id int32) bool {
@@ -211,10 +271,11 @@ func (m *BlockManager) private(id int32) bool {
 	return b.refs == 1 && !b.hashed
 }
 
-func (m *BlockManager) copyOnWrite(step *batch.Step, seq *batch.Sequence, i int) {
-	src, dst := seq.BlockTable[i], m.take()
+func (m *BlockManager) copyOnWrite(step *batch.Step, table []int32, i int) {
+	src := table[i]
+	dst := m.take(int(m.blocks[src].group))
 	step.Copies = append(step.Copies, batch.BlockCopy{Src: src, Dst: dst})
-	seq.BlockTable[i] = dst
+	table[i] = dst
 	m.stats.Copies++
 	m.unref(src, step.ID) // the step reads src, whoever else lets go of it
 }
@@ -224,19 +285,18 @@ func (m *BlockManager) copyOnWrite(step *batch.Step, seq *batch.Sequence, i int)
 // It leaves at least reserve blocks available; false means that nothing changed.
 // The parent must still have what the child's window reaches, see [BlockManager.CanFork].
 func (m *BlockManager) Fork(step *batch.Step, parent, child *batch.Sequence, n, reserve int) bool {
-	size := m.cfg.BlockSize
-	need := m.BlocksFor(len(child.Tokens)) - n/size // the shared full blocks cost nothing
-	if len(child.BlockTable) != 0 || need+reserve > m.Available() {
+	tables := m.tables(child)
+	need := len(tables) * (m.BlocksFor(len(child.Tokens)) - n/m.cfg.BlockSize) // the shared full blocks cost nothing
+	if child.HasBlocks() || need+reserve > m.Available() {
 		return false
 	}
-	child.BlockTable = append(child.BlockTable, parent.BlockTable[:m.BlocksFor(n)]...)
-	for i, id := range child.BlockTable {
-		if i < m.firstVisible(n) {
-			child.BlockTable[i] = none
-			continue
+	for g := range tables {
+		tables[g] = append(tables[g], parent.BlockTables[g][:m.BlocksFor(n)]...)
+		for i := range min(m.firstVisible(g, n), len(tables[g])) {
+			tables[g][i] = none
 		}
-		m.ref(id)
 	}
+	m.hold(tables)
 	return m.Grow(step, child, n, len(child.Tokens))
 }
 
@@ -247,10 +307,25 @@ func (m *BlockManager) Truncate(seq *batch.Sequence, n int, fence uint64) {
 	if m.cfg.Contiguous && n > 0 {
 		return // a reservation stays whole
 	}
-	for i := len(seq.BlockTable) - 1; i >= keep && seq.BlockTable[i] != none; i-- {
-		m.unref(seq.BlockTable[i], fence)
+	m.letGo(m.tables(seq), keep, fence)
+}
+
+// letGo cuts tables to so many blocks, the deepest going first.
+func (m *BlockManager) letGo(tables [][]int32, keep int, fence uint64) {
+	deepest := 0
+	for _, table := range tables {
+		deepest = max(deepest, len(table))
 	}
-	seq.BlockTable = seq.BlockTable[:min(keep, len(seq.BlockTable))]
+	for i := deepest - 1; i >= keep; i-- {
+		for g, table := range tables {
+			if i < len(table) {
+				if table[i] != none {
+					m.unref(table[i], fence)
+				}
+				tables[g] = table[:i]
+			}
+		}
+	}
 }
 
 // Free lets go of all blocks of seq, the deepest first. They become reusable

@@ -9,9 +9,17 @@ import (
 )
 
 // Hash names the contents of one full block: everything that its K and V depend
-// on. All 256 bits are kept, and ids are compared on a hit besides, because a
-// forged or accidental collision would show one tenant another's text.
+// on, but for the block group. All 256 bits are kept, and ids are compared on a hit
+// besides, because a forged or accidental collision would show one tenant another's text.
 type Hash [sha256.Size]byte
+
+// In is the key of the block of a group that holds the K and V named by h. To find
+// two hashes that differ in so few bits is as hard as to find two that are equal.
+func (h Hash) In(group int) Hash {
+	h[0] ^= byte(group)
+	h[1] ^= byte(group >> 8)
+	return h
+}
 
 // The chain is
 //
@@ -61,44 +69,48 @@ func (m *BlockManager) Match(chain []Hash, tokens []int32) int {
 	return m.matched(chain, tokens) * m.cfg.BlockSize
 }
 
-// matched is Match in blocks: the most for which every block that the next
-// position can see is cached. Without a window that is all of them.
+// matched is Match in blocks: the most for which in every group each block that the
+// next position can see is cached. Without a window that is all of them.
 func (m *BlockManager) matched(chain []Hash, tokens []int32) (best int) {
-	missing := -1 // the last block that is not cached
 	for i, h := range chain {
-		if m.lookup(h, m.blockIDs(tokens, i)) == none {
-			if missing = i; m.cfg.Window == 0 {
-				return best
+		whole := true
+		for g, w := range m.cfg.Windows {
+			if m.lookup(h, g, m.blockIDs(tokens, i)) == none {
+				if m.missed[g] = i + 1; w == 0 {
+					clear(m.missed)
+					return best
+				}
 			}
-		} else if missing < m.firstVisible((i+1)*m.cfg.BlockSize) {
+			whole = whole && m.missed[g] <= m.firstVisible(g, (i+1)*m.cfg.BlockSize)
+		}
+		if whole {
 			best = i + 1
 		}
 	}
+	clear(m.missed)
 	return best
 }
 
-// match appends the cached blocks of the longest matching prefix to table, −1
-// for those behind its window, and counts those that nobody uses (taking them
-// uses up the pool).
-func (m *BlockManager) match(table []int32, chain []Hash, tokens []int32) (_ []int32, fromPool int) {
+// match appends the cached blocks of the longest matching prefix to the tables, −1
+// for those behind a group's window, and returns how many blocks long the prefix is.
+func (m *BlockManager) match(tables [][]int32, chain []Hash, tokens []int32) int {
 	n := m.matched(chain, tokens)
-	first := m.firstVisible(n * m.cfg.BlockSize)
-	for i, h := range chain[:n] {
-		id := int32(none)
-		if i >= first {
-			id = m.lookup(h, m.blockIDs(tokens, i))
-			if m.blocks[id].state == Idle {
-				fromPool++
+	for g := range tables {
+		first := m.firstVisible(g, n*m.cfg.BlockSize)
+		for i, h := range chain[:n] {
+			id := int32(none)
+			if i >= first {
+				id = m.lookup(h, g, m.blockIDs(tokens, i))
 			}
+			tables[g] = append(tables[g], id)
 		}
-		table = append(table, id)
 	}
-	return table, fromPool
+	return n
 }
 
-// lookup finds the published block with this hash and these ids.
-func (m *BlockManager) lookup(h Hash, ids []int32) int32 {
-	id, ok := m.index[h]
+// lookup finds a group's published block with this hash and these ids.
+func (m *BlockManager) lookup(h Hash, group int, ids []int32) int32 {
+	id, ok := m.index[h.In(group)]
 	if !ok || !slices.Equal(m.ids(id), ids) {
 		return none
 	}
@@ -123,17 +135,19 @@ func (m *BlockManager) Publish(seq *batch.Sequence, from, to int) {
 	if !m.cfg.PrefixCaching {
 		return
 	}
-	for i := from / m.cfg.BlockSize; i < to/m.cfg.BlockSize; i++ {
-		if m.blocks[seq.BlockTable[i]].hashed {
-			continue // came from the cache or from a fork
+	for _, table := range m.tables(seq) {
+		for i := from / m.cfg.BlockSize; i < to/m.cfg.BlockSize; i++ {
+			if m.blocks[table[i]].hashed {
+				continue // came from the cache or from a fork
+			}
+			parent := Hash{}
+			if i == 0 {
+				parent = m.root(seq.Salt)
+			} else {
+				parent = m.blocks[table[i-1]].hash
+			}
+			m.publish(table[i], parent, m.blockIDs(seq.Tokens, i), i == 0)
 		}
-		parent := Hash{}
-		if i == 0 {
-			parent = m.root(seq.Salt)
-		} else {
-			parent = m.blocks[seq.BlockTable[i-1]].hash
-		}
-		m.publish(seq.BlockTable[i], parent, m.blockIDs(seq.Tokens, i), i == 0)
 	}
 }
 
@@ -141,8 +155,9 @@ func (m *BlockManager) publish(id int32, parent Hash, ids []int32, opening bool)
 	b := &m.blocks[id]
 	b.parent, b.hash, b.hashed, b.opening = parent, m.link(parent, ids), true, opening
 	copy(m.ids(id), ids)
-	if _, taken := m.index[b.hash]; !taken { // two may have computed the same prefix at once
-		m.index[b.hash] = id
+	key := b.key()
+	if _, taken := m.index[key]; !taken { // two may have computed the same prefix at once
+		m.index[key] = id
 		b.indexed = true
 		m.remember(id)
 	}
@@ -157,7 +172,7 @@ func (m *BlockManager) evict(id int32) {
 }
 
 func (m *BlockManager) unindex(id int32) {
-	delete(m.index, m.blocks[id].hash)
+	delete(m.index, m.blocks[id].key())
 	m.blocks[id].indexed = false
 	m.forget(id)
 }

@@ -32,11 +32,11 @@ import "sestina/batch"
 // come a few at a time ([BlockManager.Warm]): cached, held by nobody, the last to be
 // evicted. When nobody runs, all of it comes at once.
 //
-// With a window a match is continued from what the pool has; the blocks behind
-// the window are brought back with the others and let go at once.
+// With a window a match is continued from what the pool has; blocks are brought
+// back one after the other in all groups, and let go as the window passes them.
 //
 // Tests: the simulator's tier holds slots, forgets and fails as it likes; mutants
-// M68 to M74.
+// M68 to M74 and M79.
 
 // A Tier keeps what the pool has no room for. It is called by the step goroutine.
 type Tier interface {
@@ -56,63 +56,74 @@ func (m *BlockManager) Warm(seq *batch.Sequence, chain []Hash, reserve, limit in
 	if m.cfg.Tier == nil {
 		return 0, false
 	}
-	table, fromPool := m.match(m.warm[:0], chain, seq.Tokens)
-	if need := m.BlocksFor(len(seq.Tokens)) - len(table); need+fromPool+reserve > m.Available() {
+	hits := m.match(m.warm, chain, seq.Tokens)
+	if m.demand(m.warm, hits, len(seq.Tokens))+reserve > m.Available() {
+		empty(m.warm)
 		return 0, false
 	}
-	m.hold(table)
-	before := m.stats.TierTokens
-	table, more = m.recall(table, chain, seq, limit)
-	for i := len(table) - 1; i >= 0 && table[i] != none; i-- { // the deepest is evicted first
-		m.unref(table[i], 0)
-	}
-	m.warm = table
-	return int(m.stats.TierTokens-before) / m.cfg.BlockSize, more
+	m.hold(m.warm)
+	_, loaded, more = m.recall(m.warm, hits, chain, seq, limit)
+	m.letGo(m.warm, 0, 0) // the deepest is evicted first
+	return loaded, more
 }
 
-// hold takes a reference to each block of a table.
-func (m *BlockManager) hold(table []int32) {
-	for _, id := range table {
-		if id != none {
-			m.ref(id)
+// hold takes a reference to each block of the tables.
+func (m *BlockManager) hold(tables [][]int32) {
+	for _, table := range tables {
+		for _, id := range table {
+			if id != none {
+				m.ref(id)
+			}
 		}
 	}
 }
 
-// recall continues table, the blocks of a prefix of chain, with what the tier has,
-// limit blocks of it at most; more says that the limit ended it. The pool has room
-// for all blocks that the sequence still needs.
-func (m *BlockManager) recall(table []int32, chain []Hash, seq *batch.Sequence, limit int) (_ []int32, more bool) {
-	if m.cfg.Tier == nil {
-		return table, false
+// recall continues the tables, which hold the first n blocks of chain, with what the
+// tier has, limit blocks of it at most; more says that the limit ended it. It returns
+// how far they reach then. The pool has room for all blocks that the sequence still needs.
+func (m *BlockManager) recall(tables [][]int32, n int, chain []Hash, seq *batch.Sequence, limit int) (_, loaded int, more bool) {
+	for m.cfg.Tier != nil && n < len(chain) {
+		before := loaded
+		whole, more := m.recallBlock(tables, n, chain, seq, limit, &loaded)
+		if !whole {
+			m.letGo(tables, n, 0)
+			return n, loaded, more
+		}
+		n++
+		for g, table := range tables {
+			m.prune(table, m.firstVisible(g, n*m.cfg.BlockSize), 0)
+		}
+		if loaded > before {
+			m.stats.TierTokens += uint64(m.cfg.BlockSize)
+		}
 	}
-	for i := len(table); i < len(chain); i++ {
-		ids := m.blockIDs(seq.Tokens, i)
-		id := m.lookup(chain[i], ids) // of a chain with a hole the pool may have the end
+	return n, loaded, false
+}
+
+// recallBlock appends block i of chain to every group's table and counts those that
+// were loaded; false if one is nowhere, or is one more than the limit.
+func (m *BlockManager) recallBlock(tables [][]int32, i int, chain []Hash, seq *batch.Sequence, limit int, loaded *int) (whole, more bool) {
+	ids := m.blockIDs(seq.Tokens, i)
+	for g := range tables {
+		id := m.lookup(chain[i], g, ids) // of a chain with a hole the pool may have the end
 		if id != none {
 			m.ref(id)
-		} else if more = limit == 0; more {
-			break
-		} else if id = m.load(seq.Salt, chain, i, ids); id == none {
-			break
+		} else if *loaded == limit {
+			return false, true
+		} else if id = m.load(seq.Salt, chain, i, g, ids); id == none {
+			return false, false
 		} else {
-			limit--
+			*loaded++
 		}
-		table = append(table, id)
+		tables[g] = append(tables[g], id)
 	}
-	for i := range m.firstVisible(len(table) * m.cfg.BlockSize) {
-		if table[i] != none {
-			m.unref(table[i], 0)
-			table[i] = none
-		}
-	}
-	return table, more
+	return true, false
 }
 
-// load brings block i of chain back into the pool, with one reference, or returns −1.
-func (m *BlockManager) load(salt string, chain []Hash, i int, ids []int32) int32 {
-	id := m.take()
-	if !m.cfg.Tier.Load(id, chain[i], ids) {
+// load brings a group's block i of chain back into the pool, with one reference, or returns −1.
+func (m *BlockManager) load(salt string, chain []Hash, i, group int, ids []int32) int32 {
+	id := m.take(group)
+	if !m.cfg.Tier.Load(id, chain[i].In(group), ids) {
 		m.unref(id, 0) // to be taken again at once
 		return none
 	}
@@ -123,14 +134,13 @@ func (m *BlockManager) load(salt string, chain []Hash, i int, ids []int32) int32
 		parent = chain[i-1]
 	}
 	m.publish(id, parent, ids, i == 0)
-	m.stats.TierTokens += uint64(m.cfg.BlockSize)
 	return id
 }
 
 // save offers the contents of a cached block to the tier.
 func (m *BlockManager) save(id int32) {
 	if m.cfg.Tier != nil {
-		m.cfg.Tier.Save(id, m.blocks[id].hash, m.ids(id))
+		m.cfg.Tier.Save(id, m.blocks[id].key(), m.ids(id))
 	}
 }
 

@@ -63,7 +63,7 @@ func (m *tiered) run(salt string, tokens []int32) (*batch.Sequence, int) {
 	if !ok {
 		m.t.Fatalf("no room for %d tokens", len(tokens))
 	}
-	for i, id := range seq.BlockTable {
+	for i, id := range seq.BlockTables[0] {
 		want := salt + string(rune(tokens[4*i]))
 		if i < cached/4 && m.shelf.pool[id] != want {
 			m.t.Fatalf("block %d of a hit holds %q, not %q", i, m.shelf.pool[id], want)

@@ -9,7 +9,7 @@ import (
 
 func newWindowed(t testing.TB, blocks, size, window int) *BlockManager {
 	t.Helper()
-	m, err := New(Config{NumBlocks: blocks, BlockSize: size, PrefixCaching: true, Window: window})
+	m, err := New(Config{NumBlocks: blocks, BlockSize: size, PrefixCaching: true, Windows: []int{window}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,9 +52,9 @@ func TestWindowKeepsWhatIsSeen(t *testing.T) {
 				m.Prune(seq, 0)
 				check(t, m, seq)
 				want := needs(n+1, window, size)
-				for i, id := range seq.BlockTable {
+				for i, id := range seq.BlockTables[0] {
 					if own := i == (n+1)/size; (id != none) != (own || slices.Contains(want, i)) {
-						t.Fatalf("blocks of %d, window %d, next %d: table %v, needed %v", size, window, n+1, seq.BlockTable, want)
+						t.Fatalf("blocks of %d, window %d, next %d: table %v, needed %v", size, window, n+1, seq.BlockTables[0], want)
 					}
 				}
 			}
@@ -74,7 +74,7 @@ func TestWindowHits(t *testing.T) {
 		first := newSeq(1, 1, blocks*size+1)
 		admit(t, m, first)
 		compute(m, first)
-		table := slices.Clone(first.BlockTable)
+		table := slices.Clone(first.BlockTables[0])
 		m.Free(first, 0)
 		gone := func(i int) bool { return missing>>i&1 == 1 }
 		for i := range blocks {
@@ -118,12 +118,12 @@ func TestWindowFork(t *testing.T) {
 	compute(m, parent)
 	m.Prune(parent, 0)
 	if !m.CanFork(parent, 17) || !m.Fork(&batch.Step{ID: 1}, parent, child, 17, 0) {
-		t.Fatalf("no fork of %v", parent.BlockTable)
+		t.Fatalf("no fork of %v", parent.BlockTables[0])
 	}
 	child.NumComputed = 17
 	check(t, m, parent, child)
-	if want := []int32{-1, -1, -1, parent.BlockTable[3]}; !slices.Equal(child.BlockTable[:4], want) {
-		t.Errorf("the child has %v, the parent %v", child.BlockTable, parent.BlockTable)
+	if want := []int32{-1, -1, -1, parent.BlockTables[0][3]}; !slices.Equal(child.BlockTables[0][:4], want) {
+		t.Errorf("the child has %v, the parent %v", child.BlockTables[0], parent.BlockTables[0])
 	}
 	for range 12 {
 		m.Grow(&batch.Step{ID: 1}, parent, parent.NumComputed, len(parent.Tokens)+1)
@@ -132,7 +132,7 @@ func TestWindowFork(t *testing.T) {
 		m.Prune(parent, 0)
 	}
 	if m.CanFork(parent, 17) {
-		t.Errorf("a fork of %v at position 17", parent.BlockTable)
+		t.Errorf("a fork of %v at position 17", parent.BlockTables[0])
 	}
 	m.Free(parent, 0)
 	m.Free(child, 0)

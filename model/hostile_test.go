@@ -59,7 +59,7 @@ func (b *thrifty) NewMatrix(src backend.Source) (backend.Matrix, error) {
 }
 
 func (b *thrifty) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
-	if b.ask("KV cache", spec.TokenBytes()*uint64(spec.Blocks)*uint64(spec.BlockSize)); b.absurd != "" {
+	if b.ask("KV cache", spec.BlockBytes()*uint64(spec.Blocks)); b.absurd != "" {
 		return nil, fmt.Errorf("absurd")
 	}
 	return b.Backend.NewCache(spec)
@@ -126,7 +126,7 @@ func generate(b backend.Backend, path string) error {
 		return err
 	}
 	defer r.Close()
-	s := &batch.Sequence{Status: batch.Running, Tokens: []int32{0, 0}, BlockTable: []int32{2, 0, 1}}
+	s := &batch.Sequence{Status: batch.Running, Tokens: []int32{0, 0}, BlockTables: [][]int32{{2, 0, 1}}}
 	for range 8 {
 		n := len(s.Tokens) - s.NumComputed
 		out := r.Run(&batch.Step{Seqs: []batch.Scheduled{{Seq: s, NumTokens: n}}})

@@ -69,7 +69,13 @@ func load(t testing.TB, path string, b backend.Backend) model.Model {
 func expected(t testing.TB, path string, act backend.ActivationDType, kv tensor.DType, order backend.BF16Order) map[int64][][]float32 {
 	t.Helper()
 	b := ref.New(backend.Options{Activations: act, BF16: order})
-	r, err := runner.New(load(t, path, b), b, runner.Config{Blocks: 8, BlockSize: 16, KVDType: kv})
+	return alone(t, load(t, path, b), b, runner.Config{Blocks: 8, BlockSize: 16, KVDType: kv})
+}
+
+// alone computes the logits of the first prompts, one after the other, in one chunk.
+func alone(t testing.TB, m model.Model, b backend.Backend, cfg runner.Config) map[int64][][]float32 {
+	t.Helper()
+	r, err := runner.New(m, b, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,8 +94,10 @@ func expected(t testing.TB, path string, act backend.ActivationDType, kv tensor.
 
 func newRig(t testing.TB, m model.Model, b backend.Backend, blockSize int, kv tensor.DType, want map[int64][][]float32) *rig {
 	t.Helper()
-	blocks := 20 * ((promptLen + blockSize - 1) / blockSize)
-	r, err := runner.New(m, b, runner.Config{Blocks: blocks, BlockSize: blockSize, KVDType: kv})
+	cfg := runner.Config{BlockSize: blockSize, KVDType: kv}
+	cfg.Blocks = 20 * ((promptLen + blockSize - 1) / blockSize) * len(runner.Windows(m.Info(), cfg))
+	blocks := cfg.Blocks
+	r, err := runner.New(m, b, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +116,9 @@ func (g *rig) open(i int) *batch.Sequence {
 	ids := g.prompts[i]
 	s := &batch.Sequence{ID: int64(i), Tokens: ids[:1], PromptLen: 1, Drafts: ids[1:]}
 	n := (len(ids) + g.blockSize - 1) / g.blockSize
-	s.BlockTable, g.free = slices.Clone(g.free[:n]), g.free[n:]
+	for range g.runner.Windows() {
+		s.BlockTables, g.free = append(s.BlockTables, slices.Clone(g.free[:n])), g.free[n:]
+	}
 	return s
 }
 
@@ -122,7 +132,7 @@ func (g *rig) computed(s *batch.Sequence, n int) {
 // close gives a sequence's blocks back, for others to write into.
 func (g *rig) close(seqs ...*batch.Sequence) {
 	for _, s := range seqs {
-		g.free = append(g.free, s.BlockTable...)
+		g.free = append(g.free, slices.Concat(s.BlockTables...)...)
 	}
 }
 
@@ -233,7 +243,8 @@ func preempted(g *rig, size int) {
 		g.step(share{needle, size}, share{other, 1})
 	}
 	g.close(needle)
-	g.free = append(g.free[len(g.free)-len(needle.BlockTable):], g.free[:len(g.free)-len(needle.BlockTable)]...)
+	others := len(g.free) - len(slices.Concat(needle.BlockTables...))
+	g.free = append(g.free[others:], g.free[:others]...)
 	thief := g.open(2)
 	g.step(share{thief, promptLen})
 	again := g.open(0)
@@ -250,13 +261,17 @@ func cachedPrefix(g *rig, size int) {
 	}
 	heir := g.open(0)
 	shared := min(size*5, promptLen-1) / g.blockSize
-	g.free = append(g.free, heir.BlockTable[:shared]...)
-	copy(heir.BlockTable, owner.BlockTable[:shared])
+	for i, table := range heir.BlockTables {
+		g.free = append(g.free, table[:shared]...)
+		copy(table, owner.BlockTables[i][:shared])
+	}
 	g.computed(heir, shared*g.blockSize)
 	for heir.NumUncomputed() > 0 {
 		g.step(share{heir, size})
 	}
-	g.free = append(g.free, heir.BlockTable[shared:]...)
+	for _, table := range heir.BlockTables {
+		g.free = append(g.free, table[shared:]...)
+	}
 	g.close(owner, other)
 }
 
@@ -265,8 +280,10 @@ func forked(g *rig, size int) {
 	owner, fork := g.open(0), g.open(0)
 	g.step(share{owner, size})
 	var st batch.Step
-	for i := range (owner.NumComputed + g.blockSize - 1) / g.blockSize {
-		st.Copies = append(st.Copies, batch.BlockCopy{Src: owner.BlockTable[i], Dst: fork.BlockTable[i]})
+	for k, table := range owner.BlockTables {
+		for i := range (owner.NumComputed + g.blockSize - 1) / g.blockSize {
+			st.Copies = append(st.Copies, batch.BlockCopy{Src: table[i], Dst: fork.BlockTables[k][i]})
+		}
 	}
 	g.computed(fork, owner.NumComputed)
 	if fork.NumUncomputed() > 0 {

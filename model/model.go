@@ -66,10 +66,10 @@ type Info struct {
 	KVHeads       int
 	HeadDim       int
 	MaxContext    int  // positions the model was trained for
-	Window        int  // widest sliding window, 0 = some layer sees everything
 	MaxRows       int  // rows of a step that it was loaded for
 	MTP           bool // holds an MTP layer, see [MTP]
 	CacheLayers   []backend.CacheLayer
+	Windows       []int // sliding window of each of CacheLayers, 0 = it sees everything; nil = all do
 	Params        uint64
 	FileBytes     uint64 // tensor bytes in the checkpoint
 	ResidentBytes uint64 // weight bytes as the backend keeps them

@@ -78,7 +78,7 @@ func compareMTP(t *testing.T, m model.Model, b backend.Backend, golden datatest.
 		if ids == nil {
 			break
 		}
-		seq := &batch.Sequence{ID: int64(k), Status: batch.Running, BlockTable: []int32{9, 3, 7, 1, 8, 2, 30, 31, 32, 33}}
+		seq := &batch.Sequence{ID: int64(k), Status: batch.Running, BlockTables: [][]int32{{9, 3, 7, 1, 8, 2, 30, 31, 32, 33}}}
 		all := append(slices.Clone(ids), field("greedy_ids").I32[0])
 		for i := range ids {
 			seq.Tokens = all[:i+1]

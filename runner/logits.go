@@ -4,16 +4,19 @@ import "fmt"
 
 // Logits computes the logits of every position of one token sequence and calls
 // emit for each in order; the row is valid during the call. It takes the pool's
-// first blocks and chunk rows at a time, so it is for a runner that no engine
+// first blocks for every group of layers and chunk rows at a time, so it is for a runner that no engine
 // drives (evaluation, `sestina logits`).
 func (r *ModelRunner) Logits(ids []int32, chunk int, emit func(pos int, logits []float32) error) error {
 	spec, vocab := r.cache.Spec(), r.model.Info().Vocab
-	if have := spec.Blocks * spec.BlockSize; len(ids) > have {
+	perGroup := spec.Blocks / len(r.windows)
+	if have := perGroup * spec.BlockSize; len(ids) > have {
 		return fmt.Errorf("%d tokens do not fit the KV pool of %d", len(ids), have)
 	}
-	table := make([]int32, (len(ids)+spec.BlockSize-1)/spec.BlockSize)
-	for i := range table {
-		table[i] = int32(i)
+	tables := make([][]int32, len(r.windows))
+	for g := range tables {
+		for i := range (len(ids) + spec.BlockSize - 1) / spec.BlockSize {
+			tables[g] = append(tables[g], int32(g*perGroup+i))
+		}
 	}
 	for i, id := range ids {
 		if id < 0 || int(id) >= vocab {
@@ -24,10 +27,10 @@ func (r *ModelRunner) Logits(ids []int32, chunk int, emit func(pos int, logits [
 		n := min(chunk, len(ids)-start)
 		r.in.reset()
 		for pos := start; pos < start+n; pos++ {
-			r.in.add(ids[pos], pos, table)
+			r.in.add(ids[pos], pos, tables)
 			r.in.LogitRows = append(r.in.LogitRows, int32(pos-start))
 		}
-		r.in.span(0, n, start, table)
+		r.in.span(0, n, start, tables)
 		out := r.model.Forward(&r.in.Input, r.cache)
 		for i := range n {
 			if err := emit(start+i, out.Logits.Row(i)); err != nil {

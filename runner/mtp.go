@@ -30,7 +30,7 @@ type mtp struct {
 	before backend.Rows // [rows, hidden] the state before each row
 	index  []int32
 	in     input
-	tables [][]int32
+	tables [][][]int32 // of each seat and block group
 	guess  model.Guess
 
 	spare, perSeat int // first spare block, and how many a seat has
@@ -64,13 +64,16 @@ func (cfg *Config) spares() int {
 }
 
 // newMTP makes what drafting needs; nil for a model without an MTP layer, or when nobody drafts.
-func newMTP(m model.Model, b backend.Backend, cfg Config) (*mtp, error) {
+func newMTP(m model.Model, b backend.Backend, cfg Config, groups int) (*mtp, error) {
 	layer, ok := m.(model.MTP)
 	if !ok || !m.Info().MTP || cfg.DraftSeqs < 1 {
 		return nil, nil
 	}
-	d := &mtp{model: layer, seats: make([]seat, cfg.DraftSeqs), at: map[*batch.Sequence]int{}, in: input{batch.Input{BlockSize: cfg.BlockSize}},
-		tables: make([][]int32, cfg.DraftSeqs), spare: cfg.Blocks, perSeat: cfg.spares() / cfg.DraftSeqs}
+	d := &mtp{model: layer, seats: make([]seat, cfg.DraftSeqs), at: map[*batch.Sequence]int{}, in: newInput(cfg.BlockSize, groups),
+		tables: make([][][]int32, cfg.DraftSeqs), spare: cfg.Blocks, perSeat: cfg.spares() / cfg.DraftSeqs}
+	for i := range d.tables {
+		d.tables[i] = make([][]int32, groups)
+	}
 	var err error
 	if d.kept, err = b.NewRows(cfg.DraftSeqs+1, m.Info().Hidden); err != nil {
 		return nil, err
@@ -202,20 +205,23 @@ func (r *ModelRunner) Draft(rows []DraftRow) (model.Guess, error) {
 			known, _ := d.known(row.Seq, row.Pos-1)
 			r.copyRow(before, i, d.kept, known)
 		}
-		table := d.table(seat, row.Seq.BlockTable)
-		d.in.add(row.Token, row.Pos, table)
-		d.in.span(i, 1, row.Pos, table)
+		tables := d.behind(seat, row.Seq.BlockTables)
+		d.in.add(row.Token, row.Pos, tables)
+		d.in.span(i, 1, row.Pos, tables)
 	}
 	d.guess = d.model.Draft(&d.in.Input, before, r.cache)
 	return d.guess, nil
 }
 
-// table is a sequence's block table with the seat's spare blocks behind it.
-func (d *mtp) table(seat int, blocks []int32) []int32 {
-	t := append(d.tables[seat][:0], blocks...)
-	for i := range d.perSeat {
-		t = append(t, int32(d.spare+seat*d.perSeat+i))
+// behind is a sequence's block tables with the seat's spare blocks behind them. The
+// layer is in one group, so they serve all.
+func (d *mtp) behind(seat int, tables [][]int32) [][]int32 {
+	for g, blocks := range tables {
+		t := append(d.tables[seat][g][:0], blocks...)
+		for i := range d.perSeat {
+			t = append(t, int32(d.spare+seat*d.perSeat+i))
+		}
+		d.tables[seat][g] = t
 	}
-	d.tables[seat] = t
-	return t
+	return d.tables[seat]
 }

@@ -18,6 +18,11 @@ type Config struct {
 	BlockSize int // tokens per block
 	KVDType   tensor.DType
 	KVDTypes  []tensor.DType // of each layer; nil: KVDType in every layer
+	OneGroup  bool           // keep the blocks of all layers together, for a layout in which none is let go: see groups.go
+
+	// What decides how layers are grouped: the longest sequence, 0 = the model's
+	// context, and how many tokens of one a step computes at most, 0 = any number.
+	Context, Chunk int
 
 	// For a model with an MTP layer: how many sequences may draft with it at once,
 	// and how far. Drafts get spare blocks behind the pool's. 0: nobody drafts.
@@ -29,6 +34,7 @@ type ModelRunner struct {
 	model   model.Model
 	backend backend.Backend
 	cache   backend.Cache
+	windows []int
 	in      input
 	share   []LogitShare
 	mtp     *mtp // nil: no MTP layer
@@ -58,18 +64,23 @@ func New(m model.Model, b backend.Backend, cfg Config) (*ModelRunner, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := newMTP(m, b, cfg)
+	windows := Windows(m.Info(), cfg)
+	d, err := newMTP(m, b, cfg, len(windows))
 	if err != nil {
 		cache.Close()
 		return nil, err
 	}
-	return &ModelRunner{model: m, backend: b, cache: cache, in: input{batch.Input{BlockSize: cfg.BlockSize}}, mtp: d}, nil
+	return &ModelRunner{model: m, backend: b, cache: cache, windows: windows, in: newInput(cfg.BlockSize, len(windows)), mtp: d}, nil
 }
 
 // CacheSpec is the pool that New would allocate, to size it beforehand.
 func CacheSpec(info model.Info, cfg Config) backend.CacheSpec {
-	return backend.CacheSpec{Layers: info.CacheLayers, Blocks: cfg.Blocks, BlockSize: cfg.BlockSize, DType: cfg.KVDType, DTypes: cfg.KVDTypes}
+	layers, _ := groups(info, cfg)
+	return backend.CacheSpec{Layers: info.CacheLayers, Blocks: cfg.Blocks, BlockSize: cfg.BlockSize, DType: cfg.KVDType, DTypes: cfg.KVDTypes, Groups: layers}
 }
+
+// Windows are the sliding windows of the block groups, 0 for one that sees everything.
+func (r *ModelRunner) Windows() []int { return r.windows }
 
 // Info describes the model.
 func (r *ModelRunner) Info() model.Info { return r.model.Info() }
@@ -103,9 +114,9 @@ func (r *ModelRunner) flatten(step *batch.Step) {
 		s, seq := &step.Seqs[i], step.Seqs[i].Seq
 		row, start := len(r.in.TokenIDs), seq.NumComputed
 		for pos := start; pos < start+s.NumTokens; pos++ {
-			r.in.add(seq.Token(pos), pos, seq.BlockTable)
+			r.in.add(seq.Token(pos), pos, seq.BlockTables)
 		}
-		r.in.span(row, s.NumTokens, start, seq.BlockTable)
+		r.in.span(row, s.NumTokens, start, seq.BlockTables)
 		share := LogitShare{First: len(r.in.LogitRows)}
 		if s.NeedsLogits() {
 			for pos := len(seq.Tokens) - 1; pos < start+s.NumTokens; pos++ {
@@ -120,18 +131,27 @@ func (r *ModelRunner) flatten(step *batch.Step) {
 // input is the batch.Input that every step reuses.
 type input struct{ batch.Input }
 
-func (in *input) reset() {
-	in.TokenIDs, in.Positions, in.Slots = in.TokenIDs[:0], in.Positions[:0], in.Slots[:0]
-	in.Spans, in.LogitRows = in.Spans[:0], in.LogitRows[:0]
+func newInput(blockSize, groups int) input {
+	return input{batch.Input{BlockSize: blockSize, Slots: make([][]int32, groups)}}
 }
 
-// add appends the row of one position; its slot follows from the block table.
-func (in *input) add(token int32, pos int, table []int32) {
+func (in *input) reset() {
+	in.TokenIDs, in.Positions = in.TokenIDs[:0], in.Positions[:0]
+	in.Spans, in.LogitRows = in.Spans[:0], in.LogitRows[:0]
+	for g := range in.Slots {
+		in.Slots[g] = in.Slots[g][:0]
+	}
+}
+
+// add appends the row of one position; its slots follow from the block tables.
+func (in *input) add(token int32, pos int, tables [][]int32) {
 	in.TokenIDs = append(in.TokenIDs, token)
 	in.Positions = append(in.Positions, int32(pos))
-	in.Slots = append(in.Slots, table[pos/in.BlockSize]*int32(in.BlockSize)+int32(pos%in.BlockSize))
+	for g, table := range tables {
+		in.Slots[g] = append(in.Slots[g], table[pos/in.BlockSize]*int32(in.BlockSize)+int32(pos%in.BlockSize))
+	}
 }
 
-func (in *input) span(row, n, start int, table []int32) {
-	in.Spans = append(in.Spans, batch.Span{Row: row, Len: n, Start: start, BlockTable: table})
+func (in *input) span(row, n, start int, tables [][]int32) {
+	in.Spans = append(in.Spans, batch.Span{Row: row, Len: n, Start: start, BlockTables: tables})
 }

@@ -26,7 +26,7 @@ func (m *recorder) Info() model.Info {
 }
 
 func (m *recorder) Forward(in *batch.Input, _ backend.Cache) model.Output {
-	seen := batch.Input{TokenIDs: slices.Clone(in.TokenIDs), Positions: slices.Clone(in.Positions), Slots: slices.Clone(in.Slots),
+	seen := batch.Input{TokenIDs: slices.Clone(in.TokenIDs), Positions: slices.Clone(in.Positions), Slots: [][]int32{slices.Clone(in.Slots[0])},
 		Spans: slices.Clone(in.Spans), LogitRows: slices.Clone(in.LogitRows), BlockSize: in.BlockSize}
 	m.seen = append(m.seen, seen)
 	m.out = backend.Rows{N: len(in.LogitRows), Width: 1, Host: make([]float32, len(in.LogitRows))}
@@ -49,16 +49,16 @@ func newRunner(t *testing.T, cfg Config) (*ModelRunner, *recorder) {
 
 func TestStepIsLaidOutFlat(t *testing.T) {
 	r, m := newRunner(t, Config{Blocks: 8, BlockSize: 4, KVDType: tensor.F32})
-	decoding := &batch.Sequence{Tokens: []int32{1, 2, 3, 4, 5, 6}, NumComputed: 5, BlockTable: []int32{7, 2}}
-	filling := &batch.Sequence{Tokens: []int32{11, 12, 13, 14, 15, 16, 17}, NumComputed: 2, BlockTable: []int32{0, 5}}
-	verifying := &batch.Sequence{Tokens: []int32{21, 22}, NumComputed: 1, Drafts: []int32{23, 24}, BlockTable: []int32{3}}
+	decoding := &batch.Sequence{Tokens: []int32{1, 2, 3, 4, 5, 6}, NumComputed: 5, BlockTables: [][]int32{{7, 2}}}
+	filling := &batch.Sequence{Tokens: []int32{11, 12, 13, 14, 15, 16, 17}, NumComputed: 2, BlockTables: [][]int32{{0, 5}}}
+	verifying := &batch.Sequence{Tokens: []int32{21, 22}, NumComputed: 1, Drafts: []int32{23, 24}, BlockTables: [][]int32{{3}}}
 	out := r.Run(&batch.Step{Seqs: []batch.Scheduled{{Seq: decoding, NumTokens: 1}, {Seq: filling, NumTokens: 3}, {Seq: verifying, NumTokens: 3, NumDrafts: 2}}})
 	want := batch.Input{
 		TokenIDs:  []int32{6, 13, 14, 15, 22, 23, 24},
 		Positions: []int32{5, 2, 3, 4, 1, 2, 3},
-		Slots:     []int32{2*4 + 1, 2, 3, 5 * 4, 3*4 + 1, 3*4 + 2, 3*4 + 3},
-		Spans: []batch.Span{{Row: 0, Len: 1, Start: 5, BlockTable: []int32{7, 2}}, {Row: 1, Len: 3, Start: 2, BlockTable: []int32{0, 5}},
-			{Row: 4, Len: 3, Start: 1, BlockTable: []int32{3}}},
+		Slots:     [][]int32{{2*4 + 1, 2, 3, 5 * 4, 3*4 + 1, 3*4 + 2, 3*4 + 3}},
+		Spans: []batch.Span{{Row: 0, Len: 1, Start: 5, BlockTables: [][]int32{{7, 2}}}, {Row: 1, Len: 3, Start: 2, BlockTables: [][]int32{{0, 5}}},
+			{Row: 4, Len: 3, Start: 1, BlockTables: [][]int32{{3}}}},
 		LogitRows: []int32{0, 4, 5, 6},
 		BlockSize: 4,
 	}
@@ -77,7 +77,7 @@ func TestStepIsLaidOutFlat(t *testing.T) {
 func TestChunkThatEndsThePromptHasLogits(t *testing.T) {
 	r, _ := newRunner(t, Config{Blocks: 2, BlockSize: 4, KVDType: tensor.F32})
 	for n, rows := range map[int]int{4: 0, 5: 1} {
-		s := &batch.Sequence{Tokens: []int32{1, 2, 3, 4, 5}, BlockTable: []int32{0, 1}}
+		s := &batch.Sequence{Tokens: []int32{1, 2, 3, 4, 5}, BlockTables: [][]int32{{0, 1}}}
 		out := r.Run(&batch.Step{Seqs: []batch.Scheduled{{Seq: s, NumTokens: n}}})
 		if out.Shares[0].Len != rows || out.Logits.N != rows {
 			t.Errorf("%d of 5 tokens: %v and %d rows of logits, want %d", n, out.Shares, out.Logits.N, rows)

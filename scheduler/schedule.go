@@ -73,24 +73,29 @@ func (p *plan) add(e *entry, n int) {
 	p.prompts = p.prompts || n > 1
 }
 
-// single serves the running sequences that miss one token.
+// single serves the running sequences that miss one token. Those that miss more get
+// the slots of their next chunk here, so that all blocks are given in one order.
 func (p *plan) single() {
 	if p.s.cfg.NoKVCache {
 		return
 	}
 	for i := 0; i < len(p.s.running) && p.tokens > 0; i++ {
 		e := p.s.running[i]
-		if e.inFlight == 0 && missing(e) == 1 && p.grow(i) {
+		switch n := missing(e); {
+		case e.inFlight != 0:
+		case n > 1:
+			p.grow(i, min(n, max(1, p.s.cfg.Chunk())))
+		case p.grow(i, 1):
 			p.add(e, 1)
 		}
 	}
 }
 
-// grow gets slots for the missing tokens of running[i], preempting from the end of
+// grow gets slots for the next n tokens of running[i], preempting from the end of
 // the order if it must. Blocks that a step in flight will release are waited for.
-func (p *plan) grow(i int) bool {
+func (p *plan) grow(i, n int) bool {
 	s, e := p.s, p.s.running[i]
-	for !s.blocks.Grow(p.step, e.seq, e.seq.NumComputed, len(e.seq.Tokens)) {
+	for !s.blocks.Grow(p.step, e.seq, e.seq.NumComputed, e.seq.NumComputed+n) {
 		victim := s.victim(i)
 		if victim == nil || s.blocks.Stats().Fenced > 0 {
 			return false
@@ -147,9 +152,10 @@ func (p *plan) chunk(missing int) int {
 	return n
 }
 
-// prefill serves the running sequences that miss several tokens. Their blocks
-// were reserved when they were admitted. Without a cache everyone is served here,
-// in order: all tokens are missing, and the newest may need a block.
+// prefill serves the running sequences that miss several tokens, as far as they
+// have slots: those of layers with a window are taken chunk by chunk, the others
+// were reserved at admission. Without a cache everyone is served here, in order:
+// all tokens are missing, and the newest may need a block.
 func (p *plan) prefill() {
 	whole := p.s.cfg.NoKVCache
 	for i := 0; i < len(p.s.running) && p.tokens > 0; i++ {
@@ -157,7 +163,11 @@ func (p *plan) prefill() {
 		if e.inFlight != 0 || missing(e) < 2 && !whole {
 			continue
 		}
-		if n := p.chunk(missing(e)); n > 0 && (!whole || p.grow(i)) {
+		n := p.chunk(missing(e))
+		if !whole {
+			n = min(n, p.s.blocks.Room(e.seq)-e.seq.NumComputed)
+		}
+		if n > 0 && (!whole || p.grow(i, n)) {
 			p.add(e, n)
 		}
 	}
@@ -278,9 +288,9 @@ func (p *plan) drafts() {
 // blocks that every running sequence could still take its next one.
 func (p *plan) room(seq *batch.Sequence, n int) int {
 	blocks := p.s.blocks
-	need := blocks.BlocksFor(len(seq.Tokens)+n) - len(seq.BlockTable)
-	if need <= blocks.Available()-len(p.s.running) {
+	next := len(p.s.running) * len(blocks.Config().Windows)
+	if blocks.Lacks(seq, len(seq.Tokens)+n) <= blocks.Available()-next {
 		return n
 	}
-	return min(n, len(seq.BlockTable)*blocks.Config().BlockSize-len(seq.Tokens))
+	return min(n, blocks.Room(seq)-len(seq.Tokens))
 }

@@ -13,7 +13,9 @@
 // # A step is filled in four passes
 //
 //  1. Running sequences that miss one token, oldest first. When the pool has no
-//     block left, the newest running sequence is preempted.
+//     block left, the newest running sequence is preempted. Those that miss more take
+//     the blocks of their next chunk in this order, too: they have all others, but in
+//     layers with a window each chunk takes its own as those before it give theirs back.
 //  2. Running sequences that miss more: prompts in chunks, as the budget allows.
 //  3. Waiting sequences, if no one was preempted: in the order of fairness.go,
 //     each with blocks for all of its tokens or not at all. The first that does
@@ -171,15 +173,15 @@ type group struct {
 
 // New makes a scheduler over a pool of blocks.
 func New(cfg Config, blocks *kvcache.BlockManager) *Scheduler {
-	pool := blocks.Config().NumBlocks * blocks.Config().BlockSize
 	if cfg.MaxNumSeqs <= 0 {
 		cfg.MaxNumSeqs = 128
 	}
 	if cfg.MaxNumBatchedTokens <= 0 {
 		cfg.MaxNumBatchedTokens = 2048
 	}
+	blocks.Chunks(cfg.Chunk())
 	if cfg.MaxModelLen <= 0 {
-		cfg.MaxModelLen = pool
+		cfg.MaxModelLen = blocks.Longest()
 	}
 	if !cfg.ChunkedPrefill {
 		cfg.MaxNumBatchedTokens = max(cfg.MaxNumBatchedTokens, cfg.MaxModelLen)
@@ -190,6 +192,18 @@ func New(cfg Config, blocks *kvcache.BlockManager) *Scheduler {
 	}
 	cfg.MaxNumSeqs = min(cfg.MaxNumSeqs, cfg.MaxNumBatchedTokens) // each running sequence can have its token
 	return &Scheduler{cfg: cfg, blocks: blocks, byID: make(map[int64]*entry), tenants: map[string]*tenant{}, stalled: WaitTurn}
+}
+
+// Chunk is the most tokens of a sequence that a step computes, 0 = any number. Without
+// a cache nothing is ever let go, so it is as if a prompt were computed at once.
+func (c Config) Chunk() int {
+	switch {
+	case c.NoKVCache || !c.ChunkedPrefill:
+		return 0
+	case c.LongPrefillThreshold > 0:
+		return min(c.LongPrefillThreshold, c.MaxNumBatchedTokens)
+	}
+	return c.MaxNumBatchedTokens
 }
 
 // Config returns the settings in force, defaults filled in.
@@ -203,8 +217,7 @@ func (s *Scheduler) SetStepBudget(cost func(tokens int) time.Duration, budget ti
 // MaxLen is the longest sequence, prompt and output, that can be served: the
 // smaller of the context and the pool. An absent max_tokens is clamped to it.
 func (s *Scheduler) MaxLen() int {
-	c := s.blocks.Config()
-	return min(s.cfg.MaxModelLen, c.NumBlocks*c.BlockSize)
+	return min(s.cfg.MaxModelLen, s.blocks.Longest())
 }
 
 var (
@@ -269,7 +282,7 @@ func (s *Scheduler) validate(seq, first *batch.Sequence, last int64) error {
 	case seq.PromptLen != first.PromptLen || seq.Salt != first.Salt || seq.Priority != first.Priority:
 		return fmt.Errorf("scheduler: sequences %d and %d are not choices of one request", first.ID, seq.ID)
 	}
-	pool := s.blocks.Config().NumBlocks * s.blocks.Config().BlockSize
+	pool := s.blocks.Longest()
 	if seq.MaxTokens > s.cfg.MaxModelLen-seq.PromptLen {
 		return &NeverFitsError{seq.PromptLen, seq.MaxTokens, s.cfg.MaxModelLen, "context"}
 	}

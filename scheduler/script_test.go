@@ -3,6 +3,7 @@ package scheduler
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -124,7 +125,8 @@ func (s *script) command(t *testing.T, d *datadriven.TestData) {
 func (s *script) build(t *testing.T, d *datadriven.TestData) {
 	pool := kvcache.Config{
 		NumBlocks: arg(t, d, "blocks", 16), BlockSize: arg(t, d, "size", 4), PrefixCaching: arg(t, d, "prefix", "on") == "on",
-		Contiguous: arg(t, d, "layout", "paged") == "contiguous", Window: arg(t, d, "window", 0),
+		Contiguous: arg(t, d, "layout", "paged") == "contiguous",
+		Windows:    windows(d),
 	}
 	cfg := Config{
 		MaxNumSeqs: arg(t, d, "seqs", 8), MaxNumBatchedTokens: arg(t, d, "tokens", 64), MaxModelLen: arg(t, d, "len", 0),
@@ -140,6 +142,23 @@ func (s *script) build(t *testing.T, d *datadriven.TestData) {
 	}
 	*s = script{pool: newPool(t, pool), seqs: map[int64]*batch.Sequence{}, now: s.now}
 	s.sched = New(cfg, s.pool)
+}
+
+// windows reads window=6, or window=(0,6) of two block groups.
+func windows(d *datadriven.TestData) (all []int) {
+	for _, a := range d.CmdArgs {
+		if a.Key != "window" {
+			continue
+		}
+		for _, v := range a.Vals {
+			w, err := strconv.Atoi(v)
+			if err != nil {
+				panic(err)
+			}
+			all = append(all, w)
+		}
+	}
+	return all
 }
 
 func (s *script) add(t *testing.T, d *datadriven.TestData) {
@@ -241,7 +260,8 @@ func (s *script) show() {
 		seq := s.seqs[id]
 		switch seq.Status {
 		case batch.Running:
-			s.printf("%d runs: %d tokens, %d computed, %d cached, blocks %v", id, len(seq.Tokens), seq.NumComputed, seq.NumCached, seq.BlockTable)
+			tables := strings.ReplaceAll(strings.Trim(fmt.Sprint(seq.BlockTables), "[]"), "] [", "] and [")
+			s.printf("%d runs: %d tokens, %d computed, %d cached, blocks [%s]", id, len(seq.Tokens), seq.NumComputed, seq.NumCached, tables)
 		case batch.Waiting:
 			wait, behind := s.sched.WaitsFor(id)
 			line := fmt.Sprintf("%d waits for %v", id, wait)

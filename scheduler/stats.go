@@ -47,7 +47,7 @@ type Stats struct {
 	Running, Waiting, WaitingTokens int
 	InFlight                        int // steps handed out and not updated
 
-	// Slots of the pool that sequences own, and those of them without K/V: the
+	// Slots of the pool that sequences own, in all groups, and those of them without K/V: the
 	// unused rest of last blocks and what is reserved for tokens to come.
 	ReservedSlots, WastedSlots int
 
@@ -79,7 +79,9 @@ func (s *Scheduler) Stats() Stats {
 	size := s.blocks.Config().BlockSize
 	st.ReservedSlots = s.blocks.Stats().Referenced * size
 	for _, e := range s.running { // a shared block is full, so it wastes nothing, however often it is counted
-		st.WastedSlots += len(e.seq.BlockTable)*size - e.seq.NumComputed
+		for _, table := range e.seq.BlockTables {
+			st.WastedSlots += len(table)*size - e.seq.NumComputed
+		}
 	}
 	return st
 }
@@ -101,8 +103,8 @@ func (s *Scheduler) Check(others ...*batch.Sequence) error {
 		if i > 0 && s.before(s.waiting[i-1], e) >= 0 {
 			return fmt.Errorf("scheduler: sequence %d waits out of order", e.seq.ID)
 		}
-		if e.seq.Status != batch.Waiting || len(e.seq.BlockTable) != 0 || e.seq.NumComputed != 0 || e.inFlight != 0 {
-			return fmt.Errorf("scheduler: sequence %d waits with %d blocks and %d computed tokens", e.seq.ID, len(e.seq.BlockTable), e.seq.NumComputed)
+		if e.seq.Status != batch.Waiting || e.seq.HasBlocks() || e.seq.NumComputed != 0 || e.inFlight != 0 {
+			return fmt.Errorf("scheduler: sequence %d waits with blocks %v and %d computed tokens", e.seq.ID, e.seq.BlockTables, e.seq.NumComputed)
 		}
 	}
 	if tokens != s.waitingTokens {

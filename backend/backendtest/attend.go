@@ -261,15 +261,16 @@ type paged struct {
 }
 
 // newPool allocates blocks for all sequences and a few more, and fills every
-// slot with NaN, as a pool in use holds what its last owner left.
+// slot with NaN, as a pool in use holds what its last owner left. The layer is in
+// the second of two block groups and shares its memory with one of the first.
 func (l *layer) newPool(rng *rand.Rand) (*paged, error) {
 	blocks := 3
 	for _, n := range l.c.lens {
 		blocks += (n + l.c.block - 1) / l.c.block
 	}
 	cache, err := l.b.NewCache(backend.CacheSpec{
-		Layers: []backend.CacheLayer{{KVHeads: 1, HeadDim: 32}, {KVHeads: l.c.kvHeads, HeadDim: l.c.dim}},
-		Blocks: blocks, BlockSize: l.c.block, DTypes: []tensor.DType{tensor.F32, l.c.kv}})
+		Layers: []backend.CacheLayer{{KVHeads: 1, HeadDim: 32}, {KVHeads: l.c.kvHeads, HeadDim: l.c.dim}, {KVHeads: l.c.kvHeads, HeadDim: l.c.dim}},
+		Blocks: blocks, BlockSize: l.c.block, DTypes: []tensor.DType{tensor.F32, l.c.kv, l.c.kv}, Groups: [][]int{{0, 2}, {-1, 1}}})
 	if err != nil {
 		return nil, err
 	}
@@ -294,19 +295,41 @@ func (l *layer) poison(p *paged, blocks int) {
 	op.QNorm, op.KNorm, op.Rotary, op.Window, op.First = nil, nil, nil, 1, 0
 	in := batch.Input{BlockSize: l.c.block}
 	for block := range blocks {
-		in.Spans = append(in.Spans, batch.Span{Row: len(in.TokenIDs), Len: l.c.block, BlockTable: []int32{int32(block)}})
+		in.Spans = append(in.Spans, batch.Span{Row: len(in.TokenIDs), Len: l.c.block, BlockTables: l.tables(p, []int32{int32(block)})})
 		for i := range l.c.block {
-			addRow(&in, i, int32(block*l.c.block+i))
+			l.addRow(p, &in, i, int32(block*l.c.block+i))
 		}
 	}
 	qkv, dst := newRows(l.b, in.Rows(), l.in), newRows(l.b, in.Rows(), l.out)
 	l.b.Attend(dst.Rows, qkv.Rows, &in, p.cache, &op)
 }
 
-func addRow(in *batch.Input, pos int, slot int32) {
+// tables gives the table to the layer's group; the others' name a block of nobody.
+func (l *layer) tables(p *paged, table []int32) (all [][]int32) {
+	group, _ := p.cache.Spec().Place(l.op.Layer)
+	for g := range p.cache.Spec().NumGroups() {
+		all = append(all, slices.Repeat([]int32{p.spare}, len(table)))
+		if g == group {
+			all[g] = table
+		}
+	}
+	return all
+}
+
+func (l *layer) addRow(p *paged, in *batch.Input, pos int, slot int32) {
 	in.TokenIDs = append(in.TokenIDs, 0)
 	in.Positions = append(in.Positions, int32(pos))
-	in.Slots = append(in.Slots, slot)
+	if in.Slots == nil {
+		in.Slots = make([][]int32, p.cache.Spec().NumGroups())
+	}
+	group, _ := p.cache.Spec().Place(l.op.Layer)
+	for g := range in.Slots {
+		at := p.spare*int32(l.c.block) + int32(pos%l.c.block)
+		if g == group {
+			at = slot
+		}
+		in.Slots[g] = append(in.Slots[g], at)
+	}
 }
 
 // execute runs a schedule in a fresh pool and hands over each position's
@@ -347,9 +370,9 @@ func (l *layer) step(p *paged, st step, done []int) (guarded, error) {
 	var x, cos, sin []float32
 	for _, sh := range st {
 		start := done[sh.seq]
-		in.Spans = append(in.Spans, batch.Span{Row: in.Rows(), Len: sh.n, Start: start, BlockTable: l.visible(p, sh.seq, start)})
+		in.Spans = append(in.Spans, batch.Span{Row: in.Rows(), Len: sh.n, Start: start, BlockTables: l.tables(p, l.visible(p, sh.seq, start))})
 		for pos := start; pos < start+sh.n; pos++ {
-			addRow(&in, pos, p.tables[sh.seq][pos/l.c.block]*int32(l.c.block)+int32(pos%l.c.block))
+			l.addRow(p, &in, pos, p.tables[sh.seq][pos/l.c.block]*int32(l.c.block)+int32(pos%l.c.block))
 			x = append(x, l.qkv[sh.seq][pos*l.in:][:l.in]...)
 			if r := l.op.Rotary; r != nil {
 				cos, sin = append(cos, l.cos[pos*r.Dim/2:][:r.Dim/2]...), append(sin, l.sin[pos*r.Dim/2:][:r.Dim/2]...)

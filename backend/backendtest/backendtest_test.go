@@ -1,6 +1,7 @@
 package backendtest
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -108,12 +109,17 @@ func TestWrongBackendsAreNoticed(t *testing.T) {
 				op.Window++
 			}
 		}),
+		"attention reads another group's blocks": attendWith(func(in *batch.Input, op *backend.Attention) {
+			for i := range in.Spans {
+				slices.Reverse(in.Spans[i].BlockTables)
+			}
+		}),
 		"attention sees a key before the first": attendWith(func(in *batch.Input, op *backend.Attention) {
 			op.First = max(0, op.First-1)
 		}),
 		"attention sees a key from the future": attendWith(func(in *batch.Input, op *backend.Attention) {
 			for i := range in.Spans {
-				if s := &in.Spans[i]; s.Start+s.Len < len(s.BlockTable)*in.BlockSize {
+				if s := &in.Spans[i]; s.Start+s.Len < len(s.BlockTables[0])*in.BlockSize {
 					s.Start++
 				}
 			}

@@ -1,6 +1,8 @@
 package backendtest
 
 import (
+	"slices"
+
 	"sestina/backend"
 	"sestina/backend/ref"
 	"sestina/batch"
@@ -67,7 +69,10 @@ func (b *shiftTiles) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.C
 	for _, span := range in.Spans {
 		one, shifted := *in, *op
 		last := span.Row + span.Len
-		one.TokenIDs, one.Positions, one.Slots = in.TokenIDs[span.Row:last], in.Positions[span.Row:last], in.Slots[span.Row:last]
+		one.TokenIDs, one.Positions, one.Slots = in.TokenIDs[span.Row:last], in.Positions[span.Row:last], nil
+		for _, slots := range in.Slots {
+			one.Slots = append(one.Slots, slots[span.Row:last])
+		}
 		if span.Len == 1 {
 			visible := span.Start + 1 - min(op.First, span.Start)
 			shifted.First = 0
@@ -75,7 +80,10 @@ func (b *shiftTiles) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.C
 				visible = min(visible, op.Window)
 			}
 			shifted.Window = visible
-			span.BlockTable = append([]int32{span.BlockTable[0]}, span.BlockTable...)
+			span.BlockTables = slices.Clone(span.BlockTables)
+			for g, table := range span.BlockTables {
+				span.BlockTables[g] = append([]int32{table[0]}, table...)
+			}
 			span.Start += in.BlockSize
 		}
 		row := span.Row

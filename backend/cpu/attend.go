@@ -11,13 +11,17 @@ import (
 	"sestina/internal/simd"
 )
 
-// cache is a paged KV pool: one region, a range of it per layer.
+// cache is a paged KV pool: one region, a range of it per slot of a block.
 type cache struct {
 	spec    backend.CacheSpec
 	region  *arena.Region
-	pools   [][]byte            // per layer
-	kernels []*attention.Kernel // per layer; layers of one shape share
+	pools   [][]byte            // per slot
+	kernels []*attention.Kernel // per slot; slots of one shape share
+	places  []place             // per layer
 }
+
+// place is where a layer's K and V are.
+type place struct{ group, slot int }
 
 func (c *cache) Spec() backend.CacheSpec { return c.spec }
 func (c *cache) Bytes() uint64           { return uint64(len(c.region.Bytes())) }
@@ -29,10 +33,16 @@ func (b *Backend) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
 	c := &cache{spec: spec}
 	var total uint64
 	var err error
-	sizes := make([]uint64, len(spec.Layers))
+	for i := range spec.Layers {
+		group, slot := spec.Place(i)
+		c.places = append(c.places, place{group, slot})
+	}
+	slots := spec.Slots()
+	sizes := make([]uint64, len(slots))
 	made := map[attention.Layout]*attention.Kernel{}
-	for i, l := range spec.Layers {
-		layout := attention.Layout{KVHeads: l.KVHeads, HeadDim: l.HeadDim, BlockSize: spec.BlockSize, DType: spec.LayerDType(i)}
+	for i, layer := range slots {
+		l := spec.Layers[layer]
+		layout := attention.Layout{KVHeads: l.KVHeads, HeadDim: l.HeadDim, BlockSize: spec.BlockSize, DType: spec.LayerDType(layer)}
 		if made[layout] == nil {
 			if made[layout], err = attention.New(layout); err != nil {
 				return nil, err
@@ -52,7 +62,7 @@ func (b *Backend) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
 		return nil, fmt.Errorf("KV pool: %w", err)
 	}
 	rest := c.region.Bytes()
-	for i := range spec.Layers {
+	for i := range slots {
 		n := spec.Blocks * c.kernels[i].BlockBytes()
 		c.pools = append(c.pools, rest[:n:n])
 		rest = rest[sizes[i]:]
@@ -71,10 +81,10 @@ func (c *cache) BlockBytes() (n int) {
 	return n
 }
 
-// ReadBlock copies a block's bytes out, layer after layer.
+// ReadBlock copies a block's bytes out, slot after slot.
 func (c *cache) ReadBlock(dst []byte, block int32) {
-	for layer, pool := range c.pools {
-		n := c.kernels[layer].BlockBytes()
+	for slot, pool := range c.pools {
+		n := c.kernels[slot].BlockBytes()
 		copy(dst[:n], pool[int(block)*n:][:n])
 		dst = dst[n:]
 	}
@@ -82,18 +92,18 @@ func (c *cache) ReadBlock(dst []byte, block int32) {
 
 // WriteBlock undoes ReadBlock.
 func (c *cache) WriteBlock(block int32, src []byte) {
-	for layer, pool := range c.pools {
-		n := c.kernels[layer].BlockBytes()
+	for slot, pool := range c.pools {
+		n := c.kernels[slot].BlockBytes()
 		copy(pool[int(block)*n:][:n], src[:n])
 		src = src[n:]
 	}
 }
 
-// CopyBlocks copies whole blocks of every layer.
+// CopyBlocks copies whole blocks in every slot.
 func (b *Backend) CopyBlocks(kv backend.Cache, copies []batch.BlockCopy) {
 	c := kv.(*cache)
-	for layer, pool := range c.pools {
-		n := c.kernels[layer].BlockBytes()
+	for slot, pool := range c.pools {
+		n := c.kernels[slot].BlockBytes()
 		for _, cp := range copies {
 			copy(pool[int(cp.Dst)*n:][:n], pool[int(cp.Src)*n:][:n])
 		}
@@ -115,7 +125,8 @@ type attendJob struct {
 	b        *Backend
 	dst, qkv backend.Rows
 	in       *batch.Input
-	cache    *cache
+	slots    []int32 // of the layer's group, as its block tables are
+	group    int
 	op       *backend.Attention
 	kernel   *attention.Kernel
 	pool     []byte
@@ -123,7 +134,7 @@ type attendJob struct {
 	phase   int
 	fused   bool                // whole appends first
 	heads   int                 // units per piece: KV heads, or query heads when they are expanded
-	group   int                 // query heads per unit
+	shared  int                 // query heads per unit
 	pieces  []piece             // runs of rows of one sequence
 	parts   []part              // units of the parts phase
 	states  []float32           // of all parts
@@ -157,8 +168,10 @@ func (b *Backend) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.Cach
 	}
 	j := &b.attend
 	c := kv.(*cache)
-	j.dst, j.qkv, j.in, j.cache, j.op = dst, qkv, in, c, op
-	j.kernel, j.pool = c.kernels[op.Layer], c.pools[op.Layer]
+	at := c.places[op.Layer]
+	j.dst, j.qkv, j.in, j.op = dst, qkv, in, op
+	j.slots, j.group = in.Slots[at.group], at.group
+	j.kernel, j.pool = c.kernels[at.slot], c.pools[at.slot]
 	if j.scratch == nil {
 		j.scratch = make([]attention.Scratch, b.team.Threads())
 	}
@@ -184,9 +197,9 @@ func (j *attendJob) run(phase, n, grain int) {
 // It is the same for every layer of a step, and cheap enough to repeat.
 func (j *attendJob) plan() {
 	j.pieces, j.parts, j.fused = j.pieces[:0], j.parts[:0], !j.b.opt.ExpandHeads
-	j.heads, j.group = j.op.KVHeads, j.op.Heads/j.op.KVHeads
+	j.heads, j.shared = j.op.KVHeads, j.op.Heads/j.op.KVHeads
 	if j.b.opt.ExpandHeads {
-		j.heads, j.group = j.op.Heads, 1
+		j.heads, j.shared = j.op.Heads, 1
 	}
 	for i := range j.in.Spans {
 		s := &j.in.Spans[i]
@@ -225,8 +238,8 @@ func (j *attendJob) query(u int) attention.Query {
 	op := j.op
 	p, head := &j.pieces[u/j.heads], u%j.heads
 	return attention.Query{
-		Q: j.qkv.Host[p.row*j.qkv.Width+head*j.group*op.HeadDim:], Stride: j.qkv.Width, Rows: p.len, Group: j.group,
-		Pos: p.pos, Window: op.Window, First: op.First, Table: j.in.Spans[p.span].BlockTable, KVHead: head * j.group * op.KVHeads / op.Heads,
+		Q: j.qkv.Host[p.row*j.qkv.Width+head*j.shared*op.HeadDim:], Stride: j.qkv.Width, Rows: p.len, Group: j.shared,
+		Pos: p.pos, Window: op.Window, First: op.First, Table: j.in.Spans[p.span].BlockTables[j.group], KVHead: head * j.shared * op.KVHeads / op.Heads,
 		Scale: op.Scale, Full: j.b.opt.FullAttention,
 	}
 }
@@ -234,7 +247,7 @@ func (j *attendJob) query(u int) attention.Query {
 // out is where unit u's attention goes.
 func (j *attendJob) out(u int) []float32 {
 	p, head := &j.pieces[u/j.heads], u%j.heads
-	return j.dst.Host[p.row*j.dst.Width+head*j.group*j.op.HeadDim:]
+	return j.dst.Host[p.row*j.dst.Width+head*j.shared*j.op.HeadDim:]
 }
 
 // Do is one worker's units of the current phase.
@@ -282,7 +295,7 @@ func (j *attendJob) append(row, head int) {
 	}
 	k := x[(op.Heads+head)*D:][:D]
 	j.rotate(k, op.KNorm, row)
-	j.kernel.Store(j.pool, j.in.Slots[row], head, k, x[(op.Heads+op.KVHeads+head)*D:][:D])
+	j.kernel.Store(j.pool, j.slots[row], head, k, x[(op.Heads+op.KVHeads+head)*D:][:D])
 }
 
 // rotate norms and rotates one head.

@@ -19,6 +19,7 @@ const (
 // Attend rotates, stores and attends, one row and one head at a time.
 func (b *Backend) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.Cache, op *backend.Attention) {
 	c := kv.(*cache)
+	group, at := c.spec.Place(op.Layer)
 	D := op.HeadDim
 	for row := range qkv.N {
 		x := qkv.Row(row)
@@ -35,10 +36,10 @@ func (b *Backend) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.Cach
 				Rotate(head, op.Rotary, row)
 			}
 		}
-		slot := int(in.Slots[row])
+		slot := int(in.Slots[group][row])
 		for h := range op.KVHeads {
-			c.store(op.Layer, slot, 0, h, x[(op.Heads+h)*D:][:D])
-			c.store(op.Layer, slot, 1, h, x[(op.Heads+op.KVHeads+h)*D:][:D])
+			c.store(at, slot, 0, h, x[(op.Heads+h)*D:][:D])
+			c.store(at, slot, 1, h, x[(op.Heads+op.KVHeads+h)*D:][:D])
 		}
 	}
 	for i := range in.Spans {
@@ -50,7 +51,7 @@ func (b *Backend) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.Cach
 				lo = max(lo, pos-op.Window+1)
 			}
 			for h := range op.Heads {
-				keys := keys{c: c, layer: op.Layer, head: h / (op.Heads / op.KVHeads), table: span.BlockTable}
+				keys := keys{c: c, slot: at, head: h / (op.Heads / op.KVHeads), table: span.BlockTables[group]}
 				q := make([]float32, D)
 				for d, v := range qkv.Row(row)[h*D : (h+1)*D] {
 					q[d] = float32(v * op.Scale)
@@ -87,27 +88,27 @@ func storeRounded(dst, src []float32, d tensor.DType) {
 	}
 }
 
-// store rounds or quantises one head's K (which = 0) or V (1) of one slot.
-func (c *cache) store(layer, slot, which, head int, x []float32) {
-	e := c.head(layer, slot, which, head)
-	if c.quantised(layer) {
-		e.quantise(x, c.spec.LayerDType(layer))
+// store rounds or quantises one head's K (which = 0) or V (1) of one token.
+func (c *cache) store(at, token, which, head int, x []float32) {
+	e := c.head(at, token, which, head)
+	if c.quantised(at) {
+		e.quantise(x, c.dtype(at))
 		return
 	}
-	storeRounded(e.values, x, c.spec.LayerDType(layer))
+	storeRounded(e.values, x, c.dtype(at))
 }
 
 // keys reads one head's K and V of one sequence through its block table.
 type keys struct {
-	c           *cache
-	layer, head int
-	table       []int32
+	c          *cache
+	slot, head int // slot of a block
+	table      []int32
 }
 
 func (k keys) at(pos, which int) entry {
 	B := k.c.spec.BlockSize
-	slot := int(k.table[pos/B])*B + pos%B
-	return k.c.head(k.layer, slot, which, k.head)
+	token := int(k.table[pos/B])*B + pos%B
+	return k.c.head(k.slot, token, which, k.head)
 }
 
 // state is one partition's running softmax: maximum, 16 lanes of the
@@ -123,7 +124,7 @@ type state struct {
 // Flash-Decoding), in the contract's order.
 func flash(q []float32, k keys, lo, pos int) []float32 {
 	score := dotFloats(q)
-	if k.c.quantised(k.layer) {
+	if k.c.quantised(k.slot) {
 		score = dotCodes(quantiseQuery(q))
 	}
 	var parts []state

@@ -185,27 +185,29 @@ func (b *Backend) Gather(dst, src backend.Rows, rows []int32) {
 var _ backend.Backend = (*Backend)(nil)
 
 // cache stores every K and V value rounded to the pool's dtype, or its code, as
-// float32: [layer][slot][K heads then V heads][dim], and scales [dim/32].
+// float32: [slot of a block][token's slot][K heads then V heads][dim], and scales [dim/32].
 type cache struct {
 	spec   backend.CacheSpec
+	layers []int // of which each slot of a block is
 	kv     [][]float32
 	scales [][]float32
 }
 
-func (c *cache) quantised(layer int) bool { return isQuantised(c.spec.LayerDType(layer)) }
+func (c *cache) dtype(at int) tensor.DType { return c.spec.LayerDType(c.layers[at]) }
+func (c *cache) quantised(at int) bool     { return isQuantised(c.dtype(at)) }
 
 func isQuantised(d tensor.DType) bool { return d == tensor.Q8_0 || d == tensor.Q4_0 }
 
 func (c *cache) Spec() backend.CacheSpec { return c.spec }
 func (c *cache) Bytes() uint64 {
-	return c.spec.TokenBytes() * uint64(c.spec.Blocks) * uint64(c.spec.BlockSize)
+	return c.spec.BlockBytes() * uint64(c.spec.Blocks)
 }
 func (c *cache) Close() error { return nil }
 
 func (b *Backend) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
-	c := &cache{spec: spec}
-	for i, l := range spec.Layers {
-		d := spec.LayerDType(i)
+	c := &cache{spec: spec, layers: spec.Slots()}
+	for at, layer := range c.layers {
+		l, d := spec.Layers[layer], c.dtype(at)
 		switch d {
 		case tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0:
 		default:
@@ -225,30 +227,31 @@ func (b *Backend) NewCache(spec backend.CacheSpec) (backend.Cache, error) {
 	return c, nil
 }
 
-// head returns K (which = 0) or V (1) of one head in one slot.
-func (c *cache) head(layer, slot, which, head int) entry {
-	l := c.spec.Layers[layer]
-	at := ((slot*2+which)*l.KVHeads + head) * l.HeadDim
-	e := entry{values: c.kv[layer][at:][:l.HeadDim]}
-	if c.quantised(layer) {
-		e.scales = c.scales[layer][at/32:][:l.HeadDim/32]
+// head returns K (which = 0) or V (1) of one head of one token, in one slot of its block.
+func (c *cache) head(at, token, which, head int) entry {
+	l := c.spec.Layers[c.layers[at]]
+	i := ((token*2+which)*l.KVHeads + head) * l.HeadDim
+	e := entry{values: c.kv[at][i:][:l.HeadDim]}
+	if c.quantised(at) {
+		e.scales = c.scales[at][i/32:][:l.HeadDim/32]
 	}
 	return e
 }
 
-// block is what one block holds in each layer, values then scales.
+// block is what one block holds in each slot, values then scales.
 func (c *cache) block(id int32) (parts [][]float32) {
-	for layer, l := range c.spec.Layers {
+	for at, layer := range c.layers {
+		l := c.spec.Layers[layer]
 		n := c.spec.BlockSize * 2 * l.KVHeads * l.HeadDim
-		parts = append(parts, c.kv[layer][int(id)*n:][:n])
-		if c.quantised(layer) {
-			parts = append(parts, c.scales[layer][int(id)*n/32:][:n/32])
+		parts = append(parts, c.kv[at][int(id)*n:][:n])
+		if c.quantised(at) {
+			parts = append(parts, c.scales[at][int(id)*n/32:][:n/32])
 		}
 	}
 	return parts
 }
 
-// CopyBlocks copies blocks in every layer.
+// CopyBlocks copies blocks in every slot.
 func (b *Backend) CopyBlocks(kv backend.Cache, copies []batch.BlockCopy) {
 	c := kv.(*cache)
 	for _, cp := range copies {
@@ -269,7 +272,7 @@ func (c *cache) BlockBytes() (n int) {
 	return n
 }
 
-// ReadBlock copies a block's bytes out, layer after layer.
+// ReadBlock copies a block's bytes out, slot after slot.
 func (c *cache) ReadBlock(dst []byte, block int32) {
 	for _, part := range c.block(block) {
 		dst = dst[copy(dst, arena.AsBytes(part)):]

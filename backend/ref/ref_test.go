@@ -61,7 +61,7 @@ func TestFlashEqualsTextbookSoftmax(t *testing.T) {
 				}
 				q := normals(rng, dim)
 				exact := q // what the scores see
-				if k.c.quantised(k.layer) {
+				if k.c.quantised(k.slot) {
 					exact = make([]float32, dim)
 					for i, e := 0, quantiseQuery(q); i < dim; i++ {
 						exact[i] = float32(e.at(i))
@@ -88,11 +88,11 @@ func TestAttendEqualsTextbookLayer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := batch.Input{BlockSize: 16, Spans: []batch.Span{{Len: rows, BlockTable: []int32{2, 0, 1}}}}
+	in := batch.Input{BlockSize: 16, Slots: make([][]int32, 1), Spans: []batch.Span{{Len: rows, BlockTables: [][]int32{{2, 0, 1}}}}}
 	cos, sin := make([]float32, 0), make([]float32, 0)
 	for pos := range rows {
 		in.TokenIDs, in.Positions = append(in.TokenIDs, 0), append(in.Positions, int32(pos))
-		in.Slots = append(in.Slots, in.Spans[0].BlockTable[pos/16]*16+int32(pos%16))
+		in.Slots[0] = append(in.Slots[0], in.Spans[0].BlockTables[0][pos/16]*16+int32(pos%16))
 		for k := range rotated / 2 {
 			s, c := math.Sincos(float64(pos) * math.Pow(100, -float64(k)/2))
 			cos, sin = append(cos, float32(c)), append(sin, float32(s))

@@ -121,7 +121,7 @@ func openSteps(path string, s Steps) (*stepTimer, error) {
 		const blockSize = 16
 		blocks := (s.Depth+1+most)/blockSize + 1
 		t.sequence(m.Info().Vocab, blocks)
-		t.runner, err = runner.New(m, b, runner.Config{Blocks: blocks, BlockSize: blockSize, KVDType: s.KVDType})
+		t.runner, err = runner.New(m, b, runner.Config{Blocks: blocks, BlockSize: blockSize, KVDType: s.KVDType, OneGroup: true})
 	}
 	if err != nil {
 		t.close()
@@ -136,9 +136,9 @@ func (t *stepTimer) sequence(vocab, blocks int) {
 	for i := range ids {
 		ids[i] = int32(rng.IntN(vocab))
 	}
-	t.seq = &batch.Sequence{ID: 1, Tokens: ids[:t.Depth+1], PromptLen: t.Depth + 1, Drafts: ids[t.Depth+1:]}
+	t.seq = &batch.Sequence{ID: 1, Tokens: ids[:t.Depth+1], PromptLen: t.Depth + 1, Drafts: ids[t.Depth+1:], BlockTables: [][]int32{nil}}
 	for i := range blocks {
-		t.seq.BlockTable = append(t.seq.BlockTable, int32(i))
+		t.seq.BlockTables[0] = append(t.seq.BlockTables[0], int32(i))
 	}
 }
 

@@ -145,13 +145,9 @@ func (s *Spec) info(c *checkpoint.Checkpoint, step uint64) model.Info {
 		Arch: s.Arch, Vocab: s.Vocab, Hidden: s.Hidden, Layers: s.Layers, Heads: s.Heads, KVHeads: s.KVHeads,
 		HeadDim: s.HeadDim, MaxContext: s.Context, Params: c.NumParams(), FileBytes: c.Bytes(), StepBytes: step,
 	}
-	full := false
 	for i := range s.Layers {
 		info.CacheLayers = append(info.CacheLayers, backend.CacheLayer{KVHeads: s.KVHeads, HeadDim: s.HeadDim})
-		full = full || s.window(i) == 0
-	}
-	if !full {
-		info.Window = s.Window
+		info.Windows = append(info.Windows, s.window(i))
 	}
 	return info
 }

@@ -129,6 +129,7 @@ func (d *Decoder) readMTP(w *weights, n names, interleaved bool) {
 	d.mtp = m
 	d.info.MTP = true
 	d.info.CacheLayers = append(d.info.CacheLayers, backend.CacheLayer{KVHeads: s.KVHeads, HeadDim: s.HeadDim})
+	d.info.Windows = append(d.info.Windows, s.window(s.Layers))
 	for _, b := range []backend.Matrix{token, state, qkv.W[1], qkv.W[2]} {
 		d.info.StepBytes += b.Bytes()
 	}

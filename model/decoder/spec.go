@@ -92,7 +92,7 @@ func (s *Spec) Validate() error {
 
 // window is the sliding window of one layer, 0 for full attention. An explicit
 // layer_types list wins over the architecture's rule. The MTP layer has one only if
-// all others do: blocks that none of them sees are given back.
+// all others do: what it was trained with is not known.
 func (s *Spec) window(layer int) int {
 	switch {
 	case s.Window == 0:

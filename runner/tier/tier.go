@@ -262,16 +262,16 @@ func (s *Store) Load(block int32, key [32]byte, ids []int32) bool {
 }
 
 // Prefetch brings the blocks of a chain that are on the disk into host memory, as
-// far as they are there and fill no more than half of it. keys[i] stands for ids
-// [i·B, (i+1)·B).
-func (s *Store) Prefetch(keys []Key, ids []int32) {
+// far as they are there and fill no more than half of it. There are so many keys in
+// a row, one for each block group, that stand for the same B ids.
+func (s *Store) Prefetch(keys []Key, groups int, ids []int32) {
 	if len(keys) == 0 {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var found []*entry
-	size := len(ids) / len(keys)
+	size := len(ids) * groups / len(keys)
 	for i, key := range keys {
 		if len(found) == s.most {
 			break
@@ -279,7 +279,8 @@ func (s *Store) Prefetch(keys []Key, ids []int32) {
 		if _, ok := s.inPool[key]; ok {
 			continue // the pool has had it from here and has not given it up
 		}
-		e := s.obtain(key, ids[i*size:(i+1)*size])
+		at := i / groups * size
+		e := s.obtain(key, ids[at:at+size])
 		if e == nil {
 			break
 		}

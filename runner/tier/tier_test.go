@@ -191,7 +191,7 @@ func TestPrefetch(t *testing.T) {
 	}
 	var group sync.WaitGroup
 	for range 4 {
-		group.Go(func() { r.Prefetch(keys, ids) })
+		group.Go(func() { r.Prefetch(keys, 1, ids) })
 	}
 	group.Wait()
 	if st := r.Stats(); st.DiskReads != 3 {
@@ -201,7 +201,7 @@ func TestPrefetch(t *testing.T) {
 	if st := r.Stats(); st.DiskReads != 3 {
 		t.Errorf("%d blocks were read in all", st.DiskReads)
 	}
-	r.Prefetch(keys, ids)
+	r.Prefetch(keys, 1, ids)
 	if st := r.Stats(); st.DiskReads != 3 {
 		t.Errorf("what the pool has was read again")
 	}

@@ -1,6 +1,10 @@
 package sim
 
-import "sestina/batch"
+import (
+	"slices"
+
+	"sestina/batch"
+)
 
 // mix is the finaliser of splitmix64: each input bit reaches each output bit.
 func mix(x uint64) uint64 {
@@ -17,12 +21,30 @@ func next(state *uint64) uint64 {
 	return mix(*state)
 }
 
-// The model. State f(p) folds the slots of positions before p, as far back as
-// the window goes; the slot of position p depends on f(p), the token and the
-// position; the next token on the fold over p's slot too and the stream's own seed.
+// The model. In each block group the slots of positions before p are folded, as far
+// back as the group's window goes; state f(p) is made of all groups' folds. The slots
+// of position p depend on f(p), the token, the position and the group; the next token
+// on the folds over p's slots too and the stream's own seed.
 func foldStart(salt uint64) uint64          { return mix(salt ^ 0x5e571a) }
 func slotValue(f uint64, tok, p int) uint64 { return mix(f ^ uint64(tok)<<20 ^ uint64(p)) }
 func foldSlot(f, slot uint64) uint64        { return mix(f*3 ^ slot) }
+
+// ofGroup is what a group has in the slot of a value; the first has the value itself.
+func ofGroup(v uint64, group int) uint64 {
+	if group == 0 {
+		return v
+	}
+	return mix(v + uint64(group))
+}
+
+// state is made of the folds of all groups.
+func state(folds []uint64) uint64 {
+	f := folds[0]
+	for _, g := range folds[1:] {
+		f = mix(f*5 ^ g)
+	}
+	return f
+}
 
 const (
 	vocab = 1 << 16
@@ -39,12 +61,15 @@ const poison = 0xdeadbeefdeadbeef
 // works (its copies; then, span by span, the reads; then the writes, late), and
 // pump carries out any of them at random.
 type device struct {
-	size   int // tokens per block
-	window int // 0 = none
-	slots  []uint64
-	steps  []*launched // in flight, oldest first
-	spare  []*launched
-	opt    Options
+	size    int   // tokens per block
+	windows []int // of the block groups; 0 = none
+	slots   []uint64
+	steps   []*launched // in flight, oldest first
+	spare   []*launched
+	opt     Options
+
+	fold []uint64 // scratch, by group: the fold of the slots before from
+	from []int
 }
 
 // launched is a step in flight, with its own copy of the block tables, as a
@@ -58,7 +83,7 @@ type launched struct {
 
 type span struct {
 	stream *stream
-	table  []int32
+	tables [][]int32
 	start  int
 	tokens []int32 // those computed, drafts last
 	drafts int
@@ -71,8 +96,8 @@ type span struct {
 	folds  []uint64 // state behind each token
 }
 
-func (d *device) init(blocks, size, window int, opt Options) {
-	*d = device{size: size, window: window, slots: make([]uint64, blocks*size), opt: opt}
+func (d *device) init(blocks, size int, windows []int, opt Options) {
+	*d = device{size: size, windows: windows, slots: make([]uint64, blocks*size), opt: opt, fold: make([]uint64, len(windows)), from: make([]int, len(windows))}
 	for i := range d.slots {
 		d.slots[i] = poison
 	}
@@ -104,7 +129,10 @@ func (d *device) launch(step *batch.Step, find func(int64) *stream) {
 		sp, seq := &l.spans[i], sch.Seq
 		sp.stream, sp.start, sp.drafts = find(seq.ID), seq.NumComputed, sch.NumDrafts
 		sp.known, sp.salt = len(seq.Tokens), sp.stream.salt
-		sp.table = append(sp.table[:0], seq.BlockTable...)
+		sp.tables = slices.Grow(sp.tables[:0], len(seq.BlockTables))[:len(seq.BlockTables)]
+		for g, table := range seq.BlockTables {
+			sp.tables[g] = append(sp.tables[g][:0], table...)
+		}
 		sp.tokens, sp.values, sp.folds = sp.tokens[:0], sp.values[:0], sp.folds[:0]
 		sp.read, sp.landed = false, false
 		for p := range sch.NumTokens {
@@ -174,44 +202,59 @@ func (d *device) slot(table []int32, p int) *uint64 {
 
 func (d *device) readAndCompute(sp *span) {
 	sp.read = true
-	f, from := foldStart(sp.salt), 0
 	for i, tok := range sp.tokens {
 		pos := sp.start + i
-		if d.window > 0 { // each row has its own view
-			f, from = foldStart(sp.salt), max(0, pos-d.window+1)
+		for g, window := range d.windows {
+			d.look(sp, g, window, pos, i == 0)
 		}
-		for ; from < pos; from++ {
-			f = foldSlot(f, d.read(sp, from))
+		v := slotValue(state(d.fold), int(tok), pos)
+		for g := range d.windows {
+			d.fold[g], d.from[g] = foldSlot(d.fold[g], ofGroup(v, g)), pos+1
 		}
-		v := slotValue(f, int(tok), pos)
-		f, from = foldSlot(f, v), pos+1
 		sp.values = append(sp.values, v)
-		sp.folds = append(sp.folds, f)
+		sp.folds = append(sp.folds, state(d.fold))
 	}
 }
 
-// read is the slot of a position: in memory, or a row of the same span.
-func (d *device) read(sp *span, pos int) uint64 {
+// look folds what a group shows of the positions before pos.
+func (d *device) look(sp *span, group, window, pos int, first bool) {
+	if first || window > 0 { // with a window each row has its own view
+		d.fold[group], d.from[group] = foldStart(sp.salt), 0
+	}
+	if window > 0 {
+		d.from[group] = max(0, pos-window+1)
+	}
+	for ; d.from[group] < pos; d.from[group]++ {
+		d.fold[group] = foldSlot(d.fold[group], d.read(sp, group, d.from[group]))
+	}
+}
+
+// read is a group's slot of a position: in memory, or a row of the same span.
+func (d *device) read(sp *span, group, pos int) uint64 {
 	if pos >= sp.start {
-		return sp.values[pos-sp.start]
+		return ofGroup(sp.values[pos-sp.start], group)
 	}
-	if sp.table[pos/d.size] < 0 {
-		broken("I4", "sequence %d reads position %d, whose block has been let go", sp.stream.seq.ID, pos)
+	if sp.tables[group][pos/d.size] < 0 {
+		broken("I4", "sequence %d reads position %d, whose block has been let go in group %d", sp.stream.seq.ID, pos, group)
 	}
-	return *d.slot(sp.table, pos)
+	return *d.slot(sp.tables[group], pos)
 }
 
 func (d *device) land(sp *span) {
 	sp.landed = true
-	for i, v := range sp.values {
-		*d.slot(sp.table, sp.start+i) = v
+	for g, table := range sp.tables {
+		for i, v := range sp.values {
+			*d.slot(table, sp.start+i) = ofGroup(v, g)
+		}
 	}
 }
 
 // spoil overwrites what a span has written: its row failed, its K/V is worthless.
 func (d *device) spoil(sp *span) {
-	for i := range sp.tokens {
-		*d.slot(sp.table, sp.start+i) = poison
+	for _, table := range sp.tables {
+		for i := range sp.tokens {
+			*d.slot(table, sp.start+i) = poison
+		}
 	}
 }
 

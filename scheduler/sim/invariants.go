@@ -13,6 +13,7 @@ import (
 type books struct {
 	states, previous []kvcache.State
 	salt             []uint64 // salt that uses each block now
+	group            []int    // block group that does, counted from 1
 	owners           []int    // tables that name each block, of live sequences and of steps in flight
 	running, waiting []*stream
 	queue            []*stream // see checkWaits
@@ -21,6 +22,7 @@ type books struct {
 
 func (b *books) init(blocks int) {
 	b.salt = make([]uint64, blocks)
+	b.group = make([]int, blocks)
 	b.owners = make([]int, blocks)
 	b.turns.init()
 }
@@ -37,22 +39,25 @@ func (w *world) check() {
 	}
 	w.checkInFlight()
 	clear(w.books.salt)
+	clear(w.books.group)
 	for _, s := range w.live {
 		w.checkSlots(s)
-		w.checkSalt(s)
-		w.checkWindow(s)
+		w.checkOwner(s)
+		w.checkWindows(s)
 		if s.seq.Status == batch.Running && (s.seq.NumComputed >= len(s.seq.Tokens) || s.seq.NumComputed < 0) {
 			broken("I5", "sequence %d has %d of %d tokens computed", s.seq.ID, s.seq.NumComputed, len(s.seq.Tokens))
 		}
-		if n := len(s.seq.BlockTable); n > w.pool.BlocksFor(len(s.seq.Tokens)) && !w.trace.Config.Contiguous && !w.device.computes(s.seq) {
-			broken("I5", "sequence %d keeps %d blocks for %d tokens", s.seq.ID, n, len(s.seq.Tokens))
+		for _, table := range s.seq.BlockTables {
+			if n := len(table); n > w.pool.BlocksFor(len(s.seq.Tokens)) && !w.trace.Config.Contiguous && !w.device.computes(s.seq) {
+				broken("I5", "sequence %d keeps %d blocks for %d tokens", s.seq.ID, n, len(s.seq.Tokens))
+			}
 		}
 	}
 }
 
 // checkProgress: something moves, unless the pool is being withheld (I7).
 func (w *world) checkProgress() {
-	if len(w.hog.BlockTable) > 0 {
+	if w.hog.HasBlocks() {
 		w.sinceToken = 0
 	}
 	if bound := 8*w.trace.Config.MaxModelLen + 100; w.sinceToken > bound {
@@ -97,12 +102,11 @@ func (w *world) checkInFlight() {
 	}
 	for _, l := range w.device.steps {
 		for i := range l.spans {
-			for b, id := range l.spans[i].table {
-				if id < 0 {
-					continue
-				}
-				if reusable(id) {
-					broken("I1", "block %d (its block %d) is %v while step %d computes sequence %d", id, b, w.books.states[id], l.step.ID, l.spans[i].stream.seq.ID)
+			for g, table := range l.spans[i].tables {
+				for b, id := range table {
+					if id >= 0 && reusable(id) {
+						broken("I1", "block %d (its block %d of group %d) is %v while step %d computes sequence %d", id, b, g, w.books.states[id], l.step.ID, l.spans[i].stream.seq.ID)
+					}
 				}
 			}
 		}
@@ -117,29 +121,42 @@ func (w *world) checkInFlight() {
 // checkSlots: the computed positions hold their own K/V (I4), but for a tail
 // that the step in flight has yet to copy.
 func (w *world) checkSlots(s *stream) {
+	for g, table := range s.seq.BlockTables {
+		w.checkTable(s, g, table)
+	}
+}
+
+func (w *world) checkTable(s *stream, group int, table []int32) {
 	for p := range s.seq.NumComputed {
-		if s.seq.BlockTable[p/w.device.size] < 0 {
+		id := table[p/w.device.size]
+		if id < 0 {
 			continue
 		}
-		if p%w.device.size == 0 && w.device.willCopy(s.seq.BlockTable[p/w.device.size]) {
+		if p%w.device.size == 0 && w.device.willCopy(id) {
 			return
 		}
-		if got := *w.device.slot(s.seq.BlockTable, p); got != s.values[p] {
-			broken("I4", "sequence %d position %d (block %d) holds %#x, not %#x", s.seq.ID, p, s.seq.BlockTable[p/w.device.size], got, s.values[p])
+		if got, want := *w.device.slot(table, p), ofGroup(s.values[p], group); got != want {
+			broken("I4", "sequence %d position %d of group %d (block %d) holds %#x, not %#x", s.seq.ID, p, group, id, got, want)
 		}
 	}
 }
 
-// checkSalt: one block, one tenant (I11).
-func (w *world) checkSalt(s *stream) {
-	for _, id := range s.seq.BlockTable {
-		if id < 0 {
-			continue
+// checkOwner: one block, one tenant (I11) and one group (I3).
+func (w *world) checkOwner(s *stream) {
+	b := &w.books
+	for g, table := range s.seq.BlockTables {
+		for _, id := range table {
+			if id < 0 {
+				continue
+			}
+			if other := b.salt[id]; other != 0 && other != s.salt {
+				broken("I11", "block %d is shared across salts, with sequence %d", id, s.seq.ID)
+			}
+			if other := b.group[id]; other != 0 && other != g+1 {
+				broken("I3", "block %d is shared across groups %d and %d, with sequence %d", id, other-1, g, s.seq.ID)
+			}
+			b.salt[id], b.group[id] = s.salt, g+1
 		}
-		if other := w.books.salt[id]; other != 0 && other != s.salt {
-			broken("I11", "block %d is shared across salts, with sequence %d", id, s.seq.ID)
-		}
-		w.books.salt[id] = s.salt
 	}
 }
 
@@ -240,7 +257,7 @@ func (w *world) checkWait(s *stream) {
 			broken("I7", "sequence %d waits for its turn behind %d, which waits for %v", s.seq.ID, id, why)
 		}
 	default:
-		if len(w.device.steps) == 0 && len(w.hog.BlockTable) == 0 && w.sched.Stats().Running == 0 {
+		if len(w.device.steps) == 0 && !w.hog.HasBlocks() && w.sched.Stats().Running == 0 {
 			broken("I7", "sequence %d waits for %v, which nobody holds", s.seq.ID, wait)
 		}
 	}
@@ -264,7 +281,9 @@ func (w *world) checkStep(step *batch.Step) {
 	for _, c := range step.Copies {
 		owned := false
 		for _, sch := range step.Seqs {
-			owned = owned || slices.Contains(sch.Seq.BlockTable, c.Dst)
+			for _, table := range sch.Seq.BlockTables {
+				owned = owned || slices.Contains(table, c.Dst)
+			}
 		}
 		if !owned || w.books.owners[c.Dst] != 1 {
 			broken("I3", "step %d copies to block %d for nobody in it", step.ID, c.Dst)
@@ -286,14 +305,21 @@ func (w *world) checkStep(step *batch.Step) {
 				broken("I6", "sequence %d is in step %d twice", seq.ID, step.ID)
 			}
 		}
-		size := w.device.size
-		for b := seq.NumComputed / size; b <= (seq.NumComputed+sch.NumTokens-1)/size; b++ {
-			if b >= len(seq.BlockTable) || seq.BlockTable[b] < 0 {
-				broken("I3", "sequence %d writes position %d with %d blocks", seq.ID, b*size, len(seq.BlockTable))
-			}
-			if n := w.books.owners[seq.BlockTable[b]]; n != 1 {
-				broken("I3", "sequence %d writes block %d, which %d use", seq.ID, seq.BlockTable[b], n)
-			}
+		for _, table := range seq.BlockTables {
+			w.checkWrites(&sch, table)
+		}
+	}
+}
+
+// checkWrites: what a share writes in one group is there and nobody else's (I3).
+func (w *world) checkWrites(sch *batch.Scheduled, table []int32) {
+	size, seq := w.device.size, sch.Seq
+	for b := seq.NumComputed / size; b <= (seq.NumComputed+sch.NumTokens-1)/size; b++ {
+		if b >= len(table) || table[b] < 0 {
+			broken("I3", "sequence %d writes position %d with %d blocks", seq.ID, b*size, len(table))
+		}
+		if n := w.books.owners[table[b]]; n != 1 {
+			broken("I3", "sequence %d writes block %d, which %d use", seq.ID, table[b], n)
 		}
 	}
 }
@@ -304,18 +330,22 @@ func (w *world) countOwners() {
 	owners := w.books.owners
 	clear(owners)
 	for _, s := range w.live {
-		for _, id := range s.seq.BlockTable {
-			if id >= 0 {
-				owners[id]++
+		for _, table := range s.seq.BlockTables {
+			for _, id := range table {
+				if id >= 0 {
+					owners[id]++
+				}
 			}
 		}
 	}
 	for _, l := range w.device.steps {
 		for i := range l.spans {
 			sp := &l.spans[i]
-			for j, id := range sp.table {
-				if t := sp.stream.seq.BlockTable; id >= 0 && (j >= len(t) || t[j] != id) {
-					owners[id]++
+			for g, table := range sp.tables {
+				for j, id := range table {
+					if t := sp.stream.seq.BlockTables[g]; id >= 0 && (j >= len(t) || t[j] != id) {
+						owners[id]++
+					}
 				}
 			}
 		}

@@ -24,8 +24,8 @@ var mutants = []mutant{
 		if !(mutant("M03") && reason == batch.FinishError) {
 			s.blocks.Free(seq, e.inFlight)
 		}
-		if mutant("M04") && reason == batch.FinishAbort && len(seq.BlockTable[:cap(seq.BlockTable)]) > 0 {
-			seq.BlockTable = seq.BlockTable[:1]
+		if mutant("M04") && reason == batch.FinishAbort && cap(seq.BlockTables[0]) > 0 {
+			seq.BlockTables[0] = seq.BlockTables[0][:1]
 			s.blocks.Free(seq, e.inFlight)
 		}`},
 	{"M03", "a failed sequence keeps its blocks for ever", "vllm 46283, sglang 6888", "scheduler/queue.go", "", ""},
@@ -72,23 +72,21 @@ var mutants = []mutant{
 	if !ok || !slices.Equal(m.ids(id), ids) {`},
 	{"M12", "a prefix hit on a block in use takes no reference", "sglang 23392, 24845 (cancel, retry, shared prefix)", "kvcache/tier.go",
 		`for _, id := range table {
-		if id != none {`,
+			if id != none {
+				m.ref`,
 		`for _, id := range table {
-		if id != none && !(mutant("M12") && m.blocks[id].refs > 0) {`},
+			if id != none && !(mutant("M12") && m.blocks[id].refs > 0) {
+				m.ref`},
 	{"M13", "a fork takes no references", "class: missing reference", "kvcache/manager.go",
-		`			continue
-		}
-		m.ref(id)
-	}`,
-		`			continue
-		}
-		if !mutant("M13") {
-			m.ref(id)
-		}
-	}`},
+		`m.hold(tables)
+	return m.Grow`,
+		`if !mutant("M13") {
+		m.hold(tables)
+	}
+	return m.Grow`},
 	{"M14", "a fork writes into its parent's tail", "class: missing copy on write", "kvcache/manager.go",
-		`copyTail := tail < len(seq.BlockTable) && !m.private(seq.BlockTable[tail])`,
-		`copyTail := !mutant("M14") && tail < len(seq.BlockTable) && !m.private(seq.BlockTable[tail])`},
+		`return i < len(table) && !m.private`,
+		`return !mutant("M14") && i < len(table) && !m.private`},
 	{"M15", "the source of a copy is reused before it is read", "vllm 32255 (abort during a load)", "kvcache/manager.go",
 		`m.unref(src, step.ID)`, `m.unref(src, fenceUnless(mutant("M15"), step.ID))`},
 	{"M16", "the last owner's fence replaces a later one", "sglang 35049", "kvcache/block.go",
@@ -169,23 +167,13 @@ var mutants = []mutant{
 	{"M31", "a request larger than the context is queued", "sglang 19881", "scheduler/scheduler.go",
 		`if seq.MaxTokens > s.cfg.MaxModelLen-seq.PromptLen {`, `if seq.MaxTokens > s.cfg.MaxModelLen-seq.PromptLen && !mutant("M31") {`},
 	{"M32", "a waiting request holds the blocks it found", "dynamo 10439, 11016 (hold and wait)", "kvcache/manager.go",
-		`if need+fromPool+reserve > m.Available() {`, `if mutant("M32") && need+fromPool+reserve > m.Available() {
-		for _, id := range table {
-			if id != none {
-				m.ref(id)
-			}
-		}
-		seq.BlockTable = table
+		`if m.demand(tables, hits, len(seq.Tokens))+reserve > m.Available() {`, `if need := m.demand(tables, hits, len(seq.Tokens)); mutant("M32") && need+reserve > m.Available() {
+		m.hold(tables)
 		return 0, false
 	}
-	if need+fromPool+reserve > m.Available() {`},
-	{"M33", "cached blocks that a hit takes are not counted as taken", "dynamo 9718 (over-admission)", "kvcache/manager.go",
-		`need := m.BlocksFor(len(seq.Tokens)) - hits
-`, `need := m.BlocksFor(len(seq.Tokens)) - hits
-	if mutant("M33") {
-		fromPool = 0
-	}
-`},
+	if m.demand(tables, hits, len(seq.Tokens))+reserve > m.Available() {`},
+	{"M33", "cached blocks that a hit takes are not counted as taken", "dynamo 9718 (over-admission)", "kvcache/window.go",
+		`if id != none && m.blocks[id].state == Idle {`, `if id != none && m.blocks[id].state == Idle && !mutant("M33") {`},
 	{"M34", "the oldest is preempted", "sglang 15626, sglang-jax 1229", "scheduler/schedule.go",
 		`for j := len(s.running) - 1; j >= max(i, 1); j-- {`, `for j := len(s.running) - 1; mutant("M34") && j >= 0; j-- {
 		if s.running[0].inFlight == 0 {
@@ -213,7 +201,7 @@ var mutants = []mutant{
 		delete(s.byID, seq.ID)
 	}`},
 	{"M39", "a sequence is in two steps at once", "sglang-jax 1487 (tokens swapped)", "scheduler/schedule.go",
-		`if e.inFlight == 0 && missing(e) == 1 && p.grow(i) {`, `if (e.inFlight == 0 || mutant("M39")) && missing(e) == 1 && p.grow(i) {`},
+		`case e.inFlight != 0:`, `case e.inFlight != 0 && !(mutant("M39") && n == 1):`},
 	{"M40", "a chunk ignores the rows left", "class: rows beyond the buffers", "scheduler/schedule.go",
 		`n := min(missing, p.tokens)`, `n := min(missing, p.tokens)
 	if mutant("M40") {
@@ -260,7 +248,7 @@ var mutants = []mutant{
 		`s.blocks.Free(e.seq, e.inFlight)
 	e.seq.NumComputed = 0`,
 		`if mutant("M50") {
-		e.seq.BlockTable = e.seq.BlockTable[:0]
+		e.seq.BlockTables = nil
 	}
 	s.blocks.Free(e.seq, e.inFlight)
 	e.seq.NumComputed = 0`},
@@ -286,16 +274,20 @@ var mutants = []mutant{
 		s.blocks.Prune(seq, e.inFlight)
 		seq.NumComputed -= ahead`},
 	{"M57", "the window is one position too short", "class: off by one", "kvcache/window.go",
-		`return max(0, min((n-m.cfg.Window+1)/size, n/size-1))`, `if mutant("M57") {
+		`return max(0, min((n-w+1)/size, n/size-1))`, `if mutant("M57") {
 		n++
 	}
-	return max(0, min((n-m.cfg.Window+1)/size, n/size-1))`},
+	return max(0, min((n-w+1)/size, n/size-1))`},
 	{"M58", "a prefix hit does not look whether the window before it is cached", "class: a hit on half a window", "kvcache/prefix.go",
-		`} else if missing < m.firstVisible((i+1)*m.cfg.BlockSize) {`, `} else if missing < m.firstVisible((i+1)*m.cfg.BlockSize) || mutant("M58") {`},
+		`whole = whole && m.missed[g] <= m.firstVisible(g, (i+1)*m.cfg.BlockSize)`, `whole = whole && (m.missed[g] <= m.firstVisible(g, (i+1)*m.cfg.BlockSize) || mutant("M58") || mutant("M76") && g > 0 && w > 0)`},
 	{"M59", "a choice forks from a sibling whose window has moved on", "class: sharing what is gone", "kvcache/window.go",
-		`parent.BlockTable[i] != none)`, `parent.BlockTable[i] != none || mutant("M59"))`},
+		`table[i] == none {
+			return false`, `table[i] == none && !mutant("M59") {
+			return false`},
 	{"M60", "blocks behind the window are never let go", "class: leak of the windowed", "kvcache/window.go",
-		`if m.cfg.Contiguous {`, `if m.cfg.Contiguous || mutant("M60") {`},
+		`if m.cfg.Contiguous {
+		return`, `if m.cfg.Contiguous || mutant("M60") {
+		return`},
 	{"M61", "keys do not take turns", "class: a greedy client starves the others", "scheduler/fairness.go",
 		`case best == nil || e.tenant.served < best.tenant.served:`, `case best == nil || e.tenant.served < best.tenant.served && !mutant("M61"):`},
 	{"M62", "a key that comes back starts at zero", "class: saved-up turns", "scheduler/fairness.go",
@@ -313,22 +305,28 @@ var mutants = []mutant{
 	{"M65", "keys that have left are never forgotten", "class: leak by client", "scheduler/fairness.go",
 		`if t.alive--; t.alive == 0 {`, `if t.alive--; t.alive == 0 && !mutant("M65") {`},
 	{"M66", "without a cache the next token's block is not asked for", "class: a path that never grew", "scheduler/schedule.go",
-		`(!whole || p.grow(i))`, `(!whole || mutant("M66") || p.grow(i))`},
+		`(!whole || p.grow(i, n))`, `(!whole || mutant("M66") || p.grow(i, n))`},
 	{"M68", "a load that failed counts as a hit", "class: a corrupt record is served", "kvcache/tier.go",
-		`if !m.cfg.Tier.Load(id, chain[i], ids) {`, `if !m.cfg.Tier.Load(id, chain[i], ids) && !mutant("M68") {`},
+		`if !m.cfg.Tier.Load(id, chain[i].In(group), ids) {`, `saved := group
+	if mutant("M79") {
+		saved = 0
+	}
+	if !m.cfg.Tier.Load(id, chain[i].In(saved), ids) && !mutant("M68") {`},
 	{"M69", "a neighbour's bytes are saved", "class: off by one in the tier", "kvcache/tier.go",
-		`m.cfg.Tier.Save(id, m.blocks[id].hash, m.ids(id))`, `from := id
+		`m.cfg.Tier.Save(id, m.blocks[id].key(), m.ids(id))`, `from := id
 		if mutant("M69") {
 			from = max(0, id-1)
 		}
-		m.cfg.Tier.Save(from, m.blocks[id].hash, m.ids(id))`},
+		m.cfg.Tier.Save(from, m.blocks[id].key(), m.ids(id))`},
 	{"M70", "a failed load keeps its block for ever", "class: a hold without an owner (vllm 46283)", "kvcache/tier.go",
 		`m.unref(id, 0) // to`, `if mutant("M70") {
 			return none
 		}
 		m.unref(id, 0) // to`},
 	{"M71", "blocks brought back from behind the window are kept", "class: leak of the windowed", "kvcache/tier.go",
-		`if table[i] != none {`, `if table[i] != none && !mutant("M71") {`},
+		`m.prune(table, m.firstVisible(g, n*m.cfg.BlockSize), 0)`, `if !mutant("M71") {
+				m.prune(table, m.firstVisible(g, n*m.cfg.BlockSize), 0)
+			}`},
 	{"M72", "a block is saved after it has been given away", "vllm 32255 (the first load is corrupt)", "kvcache/prefix.go",
 		`func (m *BlockManager) evict(id int32) {
 	m.save(id)`, `var late struct {
@@ -342,14 +340,46 @@ func (m *BlockManager) evict(id int32) {
 		if late.ids != nil {
 			m.cfg.Tier.Save(late.id, late.key, late.ids)
 		}
-		late.id, late.key, late.ids = id, m.blocks[id].hash, slices.Clone(m.ids(id))
+		late.id, late.key, late.ids = id, m.blocks[id].key(), slices.Clone(m.ids(id))
 	} else {
 		m.save(id)
 	}`},
 	{"M73", "what is warmed stays held", "class: a hold without an owner (vllm 46283)", "kvcache/tier.go",
-		`i >= 0 && table[i] != none; i-- {`, `i >= 0 && table[i] != none && !mutant("M73"); i-- {`},
+		`m.letGo(m.warm, 0, 0)`, `if mutant("M73") {
+		empty(m.warm)
+	}
+	m.letGo(m.warm, 0, 0)`},
 	{"M74", "what comes back before a step of others has no bound", "class: a stall for everybody", "scheduler/schedule.go",
 		`if p.recall -= n; more {`, `if p.recall -= n; more && !mutant("M74") {`},
+	{"M75", "a group's blocks are let go by another group's window", "class: one window for all layers", "kvcache/window.go",
+		`m.stats.Pruned += `, `if mutant("M75") {
+			g = len(m.cfg.Windows) - 1
+		}
+		m.stats.Pruned += `},
+	{"M76", "a match does not look at the groups with a window", "class: a hit in some layers only", "kvcache/prefix.go", "", ""},
+	{"M77", "a group finds the blocks of another", "class: a key that forgets the group", "kvcache/prefix.go",
+		`h[0] ^= byte(group)`, `if mutant("M77") {
+		return h
+	}
+	h[0] ^= byte(group)`},
+	{"M78", "admission takes a windowed group's blocks for the whole prompt", "class: a bound that does not hold", "kvcache/window.go",
+		`return min(n, next+m.chunk)`, `if mutant("M78") {
+		return n
+	}
+	return min(n, next+m.chunk)`},
+	{"M79", "what the tier has of one group comes back in another", "class: a key that forgets the group", "kvcache/tier.go", "", ""},
+	{"M80", "a chunk does not ask for its blocks in groups with a window", "class: a path that never grew", "scheduler/schedule.go",
+		`n = min(n, p.s.blocks.Room(e.seq)-e.seq.NumComputed)`, `if mutant("M81") && !p.grow(i, n) {
+				continue
+			}
+			if room := p.s.blocks.Room(e.seq) - e.seq.NumComputed; !mutant("M80") {
+				n = min(n, room)
+			}`},
+	{"M81", "a prompt waits for its chunk's blocks behind those that came later", "class: an order that holds in one pass only; found here", "scheduler/schedule.go",
+		`case n > 1:
+`, `case n > 1 && (mutant("M80") || mutant("M81")):
+		case n > 1:
+`},
 }
 
 // hook is the file that an overlay adds to both packages.

@@ -31,7 +31,7 @@
 //
 //	I1  each block is free, idle, referenced or fenced; a block that a step in flight uses is one of the last two
 //	I2  reference counts equal the block tables that name the block
-//	I3  a block that is written is owned by one sequence and by no other step in flight
+//	I3  a block that is written is owned by one sequence and by no other step in flight; no block is two groups'
 //	I4  each computed slot holds the K/V of its token, in its place
 //	I5  committed tokens are the oracle's, none lost, none twice, never more than asked
 //	I6  a step stays within its rows and seats
@@ -43,7 +43,7 @@
 //	I11 sequences under different salts never share a block
 //	I12 the same trace gives the same steps
 //	I13 without a cache no token's pass reads what an earlier one wrote
-//	I14 with a window, no sequence keeps a block behind it
+//	I14 in a block group with a window, no sequence keeps a block behind it or takes one before its chunk comes
 //
 // That the harness itself works is shown by mutants_test.go, which plants bugs
 // that other engines had and requires that each is found.
@@ -80,6 +80,7 @@ type Report struct {
 	Drafts, Accepted, Refused, Expired, NeverFits uint64
 	AbortsInFlight, Overlapped                    uint64
 	Pruned, Fragmented, Turns, Recomputed         uint64
+	Grouped, GroupedHits                          uint64 // steps over several block groups, tokens cached there
 	TierTokens, TierFaults                        uint64
 	Stops                                         [batch.StopDisabled + 1]uint64 // first admissions by the end of their prefix match
 	PlanHash                                      uint64
@@ -109,6 +110,8 @@ func (r *Report) Add(o Report) {
 	r.Fragmented += o.Fragmented
 	r.Turns += o.Turns
 	r.Recomputed += o.Recomputed
+	r.Grouped += o.Grouped
+	r.GroupedHits += o.GroupedHits
 	r.TierTokens += o.TierTokens
 	r.TierFaults += o.TierFaults
 	for i, n := range o.Stops {
@@ -178,7 +181,7 @@ func broken(invariant, format string, args ...any) {
 func (w *world) start() {
 	c := w.trace.Config
 	pool, err := kvcache.New(kvcache.Config{NumBlocks: c.NumBlocks, BlockSize: c.BlockSize, PrefixCaching: c.PrefixCaching,
-		Contiguous: c.Contiguous, Window: c.Window, Tier: w.tier.over(&w.device, c), Model: "sim"})
+		Contiguous: c.Contiguous, Windows: c.windows(), Tier: w.tier.over(&w.device, c), Model: "sim"})
 	if err != nil {
 		broken("config", "%v", err)
 	}
@@ -193,7 +196,7 @@ func (w *world) start() {
 		cfg.StepCost = func(n int) time.Duration { return time.Duration(10 + n) }
 	}
 	w.pool, w.sched = pool, scheduler.New(cfg, pool)
-	w.device.init(c.NumBlocks, c.BlockSize, c.Window, w.opt)
+	w.device.init(c.NumBlocks, c.BlockSize, c.windows(), w.opt)
 	w.hog = &batch.Sequence{ID: -1}
 	w.books.init(c.NumBlocks)
 }
@@ -219,7 +222,7 @@ func (w *world) apply(op Op) {
 		w.fail = op.Pick
 	case "dead":
 		w.device.drop()
-		w.hog.BlockTable = w.hog.BlockTable[:0] // the pool starts anew
+		w.hog.BlockTables = nil // the pool starts anew
 		w.sched.Rebuild()
 		w.books.turns.requeue(w)
 		w.report.Dead++
@@ -244,7 +247,7 @@ func (w *world) withhold(slots int) {
 		w.pool.Admit(w.hog, nil, 0) // or not
 		return
 	}
-	w.pool.Grow(&batch.Step{}, w.hog, 0, slots)
+	w.pool.Grow(&batch.Step{}, w.hog, 0, slots/len(w.trace.Config.windows()))
 }
 
 // arrive adds a request and checks that the answer is the right one.
@@ -254,13 +257,13 @@ func (w *world) arrive(op Op) {
 	seqs := make([]*batch.Sequence, len(streams))
 	for i := range streams {
 		w.nextID++
-		streams[i] = newStream(w.nextID, i, op, c.Window)
+		streams[i] = newStream(w.nextID, i, op, c.windows())
 		streams[i].arrived = w.now
 		seqs[i] = streams[i].seq
 	}
 	st := w.sched.Stats()
 	want := len(seqs[0].Tokens) + seqs[0].MaxTokens
-	fits := want <= min(c.MaxModelLen, c.NumBlocks*c.BlockSize)
+	fits := want <= c.longest()
 	full := c.MaxQueued > 0 && st.Waiting+len(seqs) > c.MaxQueued ||
 		c.MaxQueuedTokens > 0 && st.WaitingTokens+len(seqs)*len(seqs[0].Tokens) > c.MaxQueuedTokens
 
@@ -360,7 +363,7 @@ func (w *world) schedule(rng *uint64) {
 		w.books.after(w, step)
 	}
 	if step == nil {
-		if len(w.device.steps) == 0 && len(w.live) > 0 && len(w.hog.BlockTable) == 0 {
+		if len(w.device.steps) == 0 && len(w.live) > 0 && !w.hog.HasBlocks() {
 			broken("I7", "%d sequences, nothing in flight and no step", len(w.live))
 		}
 		return
@@ -377,8 +380,10 @@ func (w *world) schedule(rng *uint64) {
 func planHash(h uint64, step *batch.Step) uint64 {
 	for _, sch := range step.Seqs {
 		h = mix(h ^ uint64(sch.Seq.ID)<<32 ^ uint64(sch.NumTokens)<<8 ^ uint64(sch.NumDrafts))
-		for _, id := range sch.Seq.BlockTable {
-			h = mix(h ^ uint64(id))
+		for _, table := range sch.Seq.BlockTables {
+			for _, id := range table {
+				h = mix(h ^ uint64(id))
+			}
 		}
 	}
 	return h
@@ -452,8 +457,8 @@ func (w *world) settle(s *stream, r *batch.Result) {
 func (w *world) end(s *stream, reason batch.FinishReason) {
 	s.events++
 	w.sinceToken = 0
-	if s.events != 1 || s.seq.Status != batch.Finished || s.seq.Finish != reason || len(s.seq.BlockTable) != 0 {
-		broken("I9", "sequence %d ends %d times, with status %d and %d blocks", s.seq.ID, s.events, s.seq.Status, len(s.seq.BlockTable))
+	if s.events != 1 || s.seq.Status != batch.Finished || s.seq.Finish != reason || s.seq.HasBlocks() {
+		broken("I9", "sequence %d ends %d times, with status %d and blocks %v", s.seq.ID, s.events, s.seq.Status, s.seq.BlockTables)
 	}
 	w.live = slices.DeleteFunc(w.live, func(t *stream) bool { return t == s })
 	w.books.turns.leave(w, s)
@@ -485,4 +490,7 @@ func (w *world) finish() {
 	w.report.CachedTokens, w.report.Copies, w.report.Evictions = pool.HitTokens, pool.Copies, pool.Evictions
 	w.report.Pruned, w.report.Fragmented = pool.Pruned, st.Fragmented
 	w.report.TierTokens, w.report.TierFaults = pool.TierTokens, w.tier.faults
+	if w.trace.Config.Windows != nil {
+		w.report.Grouped, w.report.GroupedHits = w.report.Steps, pool.HitTokens
+	}
 }

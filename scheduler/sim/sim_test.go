@@ -86,6 +86,7 @@ func mustReach(t *testing.T, r Report) {
 		"cached tokens": r.CachedTokens, "copies": r.Copies, "evictions": r.Evictions, "errors": r.Errors, "dead steps": r.Dead,
 		"drafts": r.Drafts, "accepted drafts": r.Accepted, "rejected drafts": r.Drafts - r.Accepted,
 		"refused": r.Refused, "expired": r.Expired, "never fits": r.NeverFits, "overlapped steps": r.Overlapped,
+		"steps over several block groups": r.Grouped, "cached tokens over several block groups": r.GroupedHits,
 		"blocks behind a window": r.Pruned, "waits for a run of blocks": r.Fragmented, "turns among keys": r.Turns, "tokens from the tier": r.TierTokens, "faults of the tier": r.TierFaults, "tokens computed without a cache": r.Recomputed,
 		"matches that end at a block edge": r.Stops[batch.StopBlockEdge], "matches that part": r.Stops[batch.StopDiverged],
 		"matches that end in evicted blocks": r.Stops[batch.StopEvicted], "matches that a window ends": r.Stops[batch.StopWindow], "matches that a salt ends": r.Stops[batch.StopSalt],

@@ -18,7 +18,7 @@ type stream struct {
 	values   []uint64 // the slot of each position of prompt and answer
 	reason   batch.FinishReason
 
-	window   int
+	windows  []int
 	queued   bool // see turns
 	computed int  // positions of this token's pass, see checkPass
 	passes   int  // preemptions before it
@@ -31,10 +31,10 @@ type stream struct {
 	arrived     time.Duration
 }
 
-func newStream(id int64, choice int, op Op, window int) *stream {
+func newStream(id int64, choice int, op Op, windows []int) *stream {
 	tokens := op.prompt()
 	s := &stream{
-		op: op, window: window, salt: mix(uint64(op.Salt)), seed: mix(uint64(op.Seed) + uint64(choice)),
+		op: op, windows: windows, salt: mix(uint64(op.Salt)), seed: mix(uint64(op.Seed) + uint64(choice)),
 		seq: &batch.Sequence{
 			ID: id, Choice: choice, Tokens: tokens, PromptLen: len(tokens),
 			MaxTokens: op.Max, Priority: op.Priority, Salt: strconv.Itoa(op.Salt),
@@ -49,13 +49,18 @@ func newStream(id int64, choice int, op Op, window int) *stream {
 
 // imagine is the oracle: the model's function straight from the prompt.
 func (s *stream) imagine() {
-	f := foldStart(s.salt)
+	folds := make([]uint64, len(s.windows)) // of groups without a window they go on, of the others they begin anew
+	for g := range folds {
+		folds[g] = foldStart(s.salt)
+	}
 	s.reason = batch.FinishLength
 	for p := 0; ; p++ {
-		if s.window > 0 {
-			f = foldStart(s.salt)
-			for _, v := range s.values[max(0, p-s.window+1):p] {
-				f = foldSlot(f, v)
+		for g, w := range s.windows {
+			if w > 0 {
+				folds[g] = foldStart(s.salt)
+				for _, v := range s.values[max(0, p-w+1):p] {
+					folds[g] = foldSlot(folds[g], ofGroup(v, g))
+				}
 			}
 		}
 		var tok int32
@@ -64,9 +69,11 @@ func (s *stream) imagine() {
 		} else {
 			tok = s.expected[p-len(s.seq.Tokens)]
 		}
-		v := slotValue(f, int(tok), p)
+		v := slotValue(state(folds), int(tok), p)
 		s.values = append(s.values, v)
-		f = foldSlot(f, v)
+		for g := range folds {
+			folds[g] = foldSlot(folds[g], ofGroup(v, g))
+		}
 		if p < len(s.seq.Tokens)-1 {
 			continue
 		}
@@ -76,7 +83,7 @@ func (s *stream) imagine() {
 		} else if n == s.seq.MaxTokens {
 			return
 		}
-		s.expected = append(s.expected, nextToken(f, s.seed))
+		s.expected = append(s.expected, nextToken(state(folds), s.seed))
 	}
 }
 

@@ -29,10 +29,11 @@ type Config struct {
 	TimeBudget             int // the cost of a step is 10 + its rows
 	Depth                  int // steps in flight
 
-	NoKVCache, Contiguous bool `json:",omitempty"`
-	Window                int  `json:",omitempty"`
-	Tier, TierFails       int  `json:",omitempty"` // blocks that the tier holds; % of loads that fail
-	Recall                int  `json:",omitempty"` // blocks that come back from it before a step of others
+	NoKVCache, Contiguous bool  `json:",omitempty"`
+	Window                int   `json:",omitempty"` // of the one block group
+	Windows               []int `json:",omitempty"` // of several
+	Tier, TierFails       int   `json:",omitempty"` // blocks that the tier holds; % of loads that fail
+	Recall                int   `json:",omitempty"` // blocks that come back from it before a step of others
 }
 
 // Op is one operation. Arrivals use all fields, the others Pick, Seed or Jump.
@@ -167,6 +168,69 @@ func (g generator) layout(c *Config) {
 		c.Tier, c.TierFails = 1+g.more.IntN(3*c.NumBlocks), []int{0, 0, 5, 50}[g.more.IntN(4)]
 		c.Recall = g.more.IntN(4)
 	}
+	if g.more.IntN(3) == 0 && !c.Contiguous {
+		g.groups(c)
+	}
+}
+
+// groups makes it two or three block groups, some of them with a window, and the
+// pool as many times larger, or as large as the longest sequence needs.
+func (g generator) groups(c *Config) {
+	w := func() int { return 1 + g.more.IntN(3*c.BlockSize) }
+	c.Windows = [][]int{{0, w()}, {0, w(), w()}, {w(), w()}, {0, 0, w()}, {0, 0}}[g.more.IntN(5)]
+	tight := g.more.IntN(2) == 0
+	c.NumBlocks, c.Tier, c.Window = c.NumBlocks*len(c.Windows), c.Tier*len(c.Windows), 0
+	if tight {
+		c.NumBlocks = min(c.NumBlocks, c.need(c.MaxModelLen)+g.more.IntN(3))
+	}
+}
+
+// windows are those of the block groups.
+func (c *Config) windows() []int {
+	if c.Windows != nil {
+		return c.Windows
+	}
+	return []int{c.Window}
+}
+
+// chunk is how many tokens of a sequence a step can compute; 0 = any number.
+func (c *Config) chunk() int {
+	switch {
+	case !c.Chunked || c.NoKVCache || c.Contiguous:
+		return 0
+	case c.LongPrefill > 0:
+		return min(c.LongPrefill, c.MaxTokens)
+	}
+	return c.MaxTokens
+}
+
+// need counts the blocks that a sequence of n tokens holds at the worst moment: in
+// each group those from the first that the next position still needs to the end of
+// the chunk that begins there.
+func (c *Config) need(n int) (blocks int) {
+	size, chunk := c.BlockSize, c.chunk()
+	for _, w := range c.windows() {
+		most := (n + size - 1) / size
+		if w > 0 && chunk > 0 {
+			held := 0
+			for next := range 2*size + w + 1 {
+				first := max(0, min(next-w+1, next-size)) / size
+				held = max(held, (next+chunk-1)/size+1-first)
+			}
+			most = min(most, held)
+		}
+		blocks += most
+	}
+	return blocks
+}
+
+// longest is the most tokens that a sequence can have.
+func (c *Config) longest() int {
+	n := c.MaxModelLen
+	for n > 0 && c.need(n) > c.NumBlocks {
+		n--
+	}
+	return n
 }
 
 func (g generator) op(c *Config) Op {
@@ -220,7 +284,7 @@ func (g generator) arrival(c *Config) Op {
 	op.Shared = min(op.Len, g.edge(c, c.MaxModelLen))
 	op.Max = 1 + g.IntN(c.MaxModelLen)
 	if !g.chance(3) { // else it may never fit
-		op.Max = min(op.Max, c.MaxModelLen-op.Len, c.NumBlocks*c.BlockSize-op.Len)
+		op.Max = min(op.Max, c.longest()-op.Len)
 		op.Max = max(op.Max, 1)
 	}
 	if g.chance(30) { // stop at a block edge

@@ -169,19 +169,26 @@ func (w *world) checkPass(sp *span) {
 	}
 }
 
-// checkWindow: no block that is wholly behind the window is kept, but for the
-// one before the next position's own (I14).
-func (w *world) checkWindow(s *stream) {
+// checkWindows: in each group no block that is wholly behind its window is kept, but
+// for the one before the next position's own, and with a window none is taken that
+// neither the next chunk nor a draft needs (I14).
+func (w *world) checkWindows(s *stream) {
 	c := &w.trace.Config
-	if c.Window == 0 || c.NoKVCache || c.Contiguous || s.seq.Status != batch.Running {
+	if c.NoKVCache || c.Contiguous || s.seq.Status != batch.Running {
 		return
 	}
-	next := s.seq.NumComputed
-	for i, id := range s.seq.BlockTable {
-		end := (i + 1) * c.BlockSize
-		behind := end <= next-c.Window+1 && i+1 < next/c.BlockSize
-		if kept := id >= 0; kept == behind {
-			broken("I14", "sequence %d, next position %d, window %d: block %d of %d is kept: %v", s.seq.ID, next, c.Window, i, c.BlockSize, kept)
+	next, ahead := s.seq.NumComputed, c.chunk()+s.op.Draft
+	for g, window := range c.windows() {
+		table := s.seq.BlockTables[g]
+		for i, id := range table {
+			end := (i + 1) * c.BlockSize
+			behind := window > 0 && end <= next-window+1 && i+1 < next/c.BlockSize
+			if kept := id >= 0; kept == behind {
+				broken("I14", "sequence %d, next position %d, window %d: block %d of %d is kept: %v", s.seq.ID, next, window, i, c.BlockSize, kept)
+			}
+		}
+		if window > 0 && c.chunk() > 0 && (len(table)-1)*c.BlockSize >= next+ahead {
+			broken("I14", "sequence %d, next position %d, chunks of %d: %d blocks of %d", s.seq.ID, next, ahead, len(table), c.BlockSize)
 		}
 	}
 }

@@ -94,10 +94,11 @@ func New(r spec.Resources) (*Proposer, error) {
 	if d := info.Vocab - r.Vocab; d > padding || d < -padding {
 		return nil, fmt.Errorf("draft: %s has a vocabulary of %d, the target %d; take a draft model of the target's family", info.Arch, info.Vocab, r.Vocab)
 	}
-	blocks, err := kvcache.New(kvcache.Config{NumBlocks: r.Blocks, BlockSize: r.Block, PrefixCaching: true, Window: info.Window, Model: info.Arch})
+	blocks, err := kvcache.New(kvcache.Config{NumBlocks: r.Blocks, BlockSize: r.Block, PrefixCaching: true, Windows: r.Draft.Windows(), Model: info.Arch})
 	if err != nil {
 		return nil, fmt.Errorf("draft: %w", err)
 	}
+	blocks.Chunks(r.Rows)
 	return &Proposer{runner: r.Draft, vocab: min(info.Vocab, r.Vocab), context: info.MaxContext, rows: r.Rows, blocks: blocks,
 		sample: r.Sample, shadows: map[int64]*shadow{}}, nil
 }
@@ -180,7 +181,7 @@ func (s *shadow) level(tokens []int32) {
 // call, and lets go of those that no window reaches any more. Drafts are never
 // published, and the window never moves on with them.
 func (p *Proposer) offer(s *shadow) {
-	if len(s.seq.BlockTable) == 0 {
+	if !s.seq.HasBlocks() {
 		return
 	}
 	p.publish(s)
@@ -323,10 +324,10 @@ func (p *Proposer) logits(s *shadow) []float32 {
 // admit gives a shadow without blocks those for all its tokens, as far as the
 // prefix cache has them with their K/V; false when there is no room.
 func (p *Proposer) admit(s *shadow) bool {
-	if len(s.seq.BlockTable) > 0 {
+	if s.seq.HasBlocks() {
 		return true
 	}
-	if p.blocks.BlocksFor(len(s.seq.Tokens)) > p.blocks.Stats().Total {
+	if len(s.seq.Tokens) > p.blocks.Longest() {
 		return false // never
 	}
 	p.chain = p.blocks.Chain(p.chain[:0], s.seq.Salt, s.seq.Tokens)
@@ -357,7 +358,7 @@ func (p *Proposer) grow(s *shadow, n int) bool {
 func (p *Proposer) evict() bool {
 	var oldest *shadow
 	for _, s := range p.shadows {
-		if s.used < p.clock && len(s.seq.BlockTable) > 0 && (oldest == nil || s.used < oldest.used) {
+		if s.used < p.clock && s.seq.HasBlocks() && (oldest == nil || s.used < oldest.used) {
 			oldest = s
 		}
 	}

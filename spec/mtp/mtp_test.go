@@ -84,20 +84,23 @@ func (g *rig) open(ids []int32) *batch.Sequence {
 
 // table gives a sequence the blocks of n positions and takes those beyond.
 func (g *rig) table(s *batch.Sequence, n int) {
-	for len(s.BlockTable)*g.block < n {
-		s.BlockTable = append(s.BlockTable, g.free[0])
+	if s.BlockTables == nil {
+		s.BlockTables = make([][]int32, 1)
+	}
+	for len(s.BlockTables[0])*g.block < n {
+		s.BlockTables[0] = append(s.BlockTables[0], g.free[0])
 		g.free = g.free[1:]
 	}
-	for keep := (n + g.block - 1) / g.block; len(s.BlockTable) > keep; {
-		g.giveBack(s, len(s.BlockTable)-1)
-		s.BlockTable = s.BlockTable[:len(s.BlockTable)-1]
+	for keep := (n + g.block - 1) / g.block; len(s.BlockTables[0]) > keep; {
+		g.giveBack(s, len(s.BlockTables[0])-1)
+		s.BlockTables[0] = s.BlockTables[0][:len(s.BlockTables[0])-1]
 	}
 }
 
 func (g *rig) giveBack(s *batch.Sequence, i int) {
-	if s.BlockTable[i] >= 0 {
-		g.free = append(g.free, s.BlockTable[i])
-		s.BlockTable[i] = -1
+	if s.BlockTables[0][i] >= 0 {
+		g.free = append(g.free, s.BlockTables[0][i])
+		s.BlockTables[0][i] = -1
 	}
 }
 
@@ -105,7 +108,7 @@ func (g *rig) giveBack(s *batch.Sequence, i int) {
 // those behind the window.
 func (g *rig) settle(s *batch.Sequence) {
 	g.table(s, s.NumComputed)
-	if w := g.r.Info().Window; w > 0 {
+	if w := g.r.Windows()[0]; w > 0 {
 		for i := range max(0, s.NumComputed-w+1) / g.block {
 			g.giveBack(s, i)
 		}
@@ -336,7 +339,7 @@ func TestUnknownStateCostsDraftsOnly(t *testing.T) {
 	owner := g.open(ids)
 	g.compute(owner, 8)
 	heir := g.open(ids)
-	heir.BlockTable, heir.NumComputed = slices.Clone(owner.BlockTable), 8
+	heir.BlockTables, heir.NumComputed = [][]int32{slices.Clone(owner.BlockTables[0])}, 8
 	drafts := g.propose(3, owner, heir)
 	if len(drafts[0].Tokens) != 3 || len(drafts[1].Tokens) != 0 {
 		t.Fatalf("drafts %v", drafts)
