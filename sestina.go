@@ -124,11 +124,17 @@ type Pool struct {
 	Bytes             uint64
 	TokenBytes        uint64
 	Format            KVFormat
+	Windows           []int          // sliding windows of the block groups, 0 = sees everything
 	layers            []tensor.DType // Format of each layer; nil when all are alike
+	oneGroup          bool           // nothing is let go
+	hybrid            bool           // layers differ in their windows
+	context, chunk    int            // see runner.Config
+	tokens            int
 }
 
-// Tokens is the number of positions the pool holds.
-func (p Pool) Tokens() int { return p.Blocks * p.BlockSize }
+// Tokens is the number of positions the pool holds; over several block groups,
+// those of one sequence.
+func (p Pool) Tokens() int { return p.tokens }
 
 // Open resolves a model (an alias, a path, or org/repo[:QUANT]; "" is the
 // default model), fetches it if need be, loads it and starts the engine.

@@ -23,7 +23,7 @@ func (l *LLM) hostTierBytes(opt *Options, block uint64) uint64 {
 	if length == 0 {
 		length = l.Info.MaxContext
 	}
-	longest := uint64((length+l.Pool.BlockSize-1)/l.Pool.BlockSize) * block
+	longest := uint64((length+l.Pool.BlockSize-1)/l.Pool.BlockSize*len(l.Pool.Windows)) * block
 	return max(leastKVHostTierBytes, 8*block, min(2*longest, l.Pool.Bytes))
 }
 
@@ -79,8 +79,12 @@ func (l *LLM) tierIdentity(ctx context.Context, opt *Options, r *runner.ModelRun
 	if activations == "" {
 		activations = "auto"
 	}
+	layout := r.Cache().Layout()
+	if groups := r.Cache().Spec().Groups; groups != nil {
+		layout += fmt.Sprintf(", layers %v", groups)
+	}
 	id = tier.Identity{Model: l.Name, Contents: l.digest, Numerics: "contract 1, activations " + activations, KVDType: l.Pool.KVDType(),
-		BlockSize: l.Pool.BlockSize, Layout: r.Cache().Layout()}
+		BlockSize: l.Pool.BlockSize, Layout: layout}
 	if n := backend.NumericsOf(l.backend); n != "" {
 		id.Numerics += ", " + n
 	}

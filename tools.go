@@ -43,7 +43,7 @@ func Logits(ctx context.Context, name string, opt Options, ids []int32, emit fun
 	if len(ids) > l.Info.MaxContext {
 		return fmt.Errorf("%d token ids are more than the model's context of %d", len(ids), l.Info.MaxContext)
 	}
-	opt.MaxModelLen, opt.MaxNumSeqs = len(ids), 1 // one sequence's blocks
+	opt.MaxModelLen, opt.MaxNumSeqs, opt.Techniques.KVLayout = len(ids), 1, "contiguous" // one sequence's blocks, to the end
 	r, _, err := l.newRunner(&opt)
 	if err != nil {
 		return err

@@ -110,7 +110,7 @@ func (p *peak) look() {
 // manager, until it refuses.
 func (s *suite) fitting(t engine.Techniques, pool sestina.Pool) (int, error) {
 	m, err := kvcache.New(kvcache.Config{NumBlocks: pool.Blocks, BlockSize: pool.BlockSize,
-		PrefixCaching: t.PrefixCaching == "on", Contiguous: t.KVLayout == "contiguous"})
+		PrefixCaching: t.PrefixCaching == "on", Contiguous: t.KVLayout == "contiguous", Windows: pool.Windows})
 	if err != nil {
 		return 0, err
 	}

@@ -148,9 +148,13 @@ func (f *modelFlags) open(ctx context.Context) (*sestina.LLM, error) {
 		return nil, err
 	}
 	i := llm.Info
-	note("model %s: %s, %.1fM parameters, %.1f MiB · %s · KV %s: %d tokens in %d blocks of %d, %.1f MiB · loaded in %.2f s",
+	groups := llm.Pool.Groups()
+	if groups != "" {
+		groups = " in " + groups
+	}
+	note("model %s: %s, %.1fM parameters, %.1f MiB · %s · KV %s: %d tokens in %d blocks of %d%s, %.1f MiB · loaded in %.2f s",
 		llm.Name, i.Arch, float64(i.Params)/1e6, float64(i.ResidentBytes)/(1<<20), llm.Describe,
-		llm.Pool.KVDType(), llm.Pool.Tokens(), llm.Pool.Blocks, llm.Pool.BlockSize, float64(llm.Pool.Bytes)/(1<<20), time.Since(start).Seconds())
+		llm.Pool.KVDType(), llm.Pool.Tokens(), llm.Pool.Blocks, llm.Pool.BlockSize, groups, float64(llm.Pool.Bytes)/(1<<20), time.Since(start).Seconds())
 	if n := llm.Pool.BlockSize; n%attention.Tile != 0 {
 		note("--block-size %d is no multiple of %d: attention copies K and V before it reads them, the same answers later", n, attention.Tile)
 	}

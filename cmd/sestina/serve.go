@@ -133,7 +133,7 @@ func (f *serveFlags) run(cmd *cobra.Command) error {
 func (f *serveFlags) announce(llm *sestina.LLM, addr *net.TCPAddr) {
 	opt := llm.Engine.Options()
 	note("KV pool: %d tokens; up to %d sequences run at once, %d tokens each when all do, up to %d tokens when alone",
-		llm.Pool.Tokens(), opt.MaxNumSeqs, min(llm.Pool.Tokens()/opt.MaxNumSeqs, opt.MaxModelLen), llm.Engine.MaxLen())
+		llm.Pool.Tokens(), opt.MaxNumSeqs, min(opt.KVTokens(llm.Pool.Windows, llm.Pool.Blocks/opt.MaxNumSeqs), opt.MaxModelLen), llm.Engine.MaxLen())
 	if len(f.server.APIKeys) == 0 && !addr.IP.IsLoopback() {
 		note("warning: anyone who reaches %s may use this model; set --api-key", addr)
 	}
