@@ -33,6 +33,7 @@ figures come from the code that allocates. A model file is read for its shape al
 ` + strings.Join(plan.Presets(), ", ") + ".",
 		Example: `  sestina plan --context 8192 --users 16 --memory 24G
   sestina plan --like llama-2-70b --context 131072
+  sestina plan --like llama-3.1-8b --window 1024 --full-every 6 --context 32768
   sestina plan --layers 32 --heads 32 --kv-heads 8 --head-dim 128 --params 8e9 --dtype q4_0 --memory 16G`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
@@ -46,6 +47,8 @@ figures come from the code that allocates. A model file is read for its shape al
 	fs.IntVar(&f.shape.Heads, "heads", 0, "query heads a layer")
 	fs.IntVar(&f.shape.KVHeads, "kv-heads", 0, "key and value heads a layer (default: as many as query heads)")
 	fs.IntVar(&f.shape.HeadDim, "head-dim", 0, "dimensions of a head")
+	fs.IntVar(&f.shape.Window, "window", 0, "sliding window of the layers' attention, in tokens")
+	fs.IntVar(&f.shape.FullEvery, "full-every", 0, "of so many layers one sees everything, whatever the window")
 	fs.IntVar(&f.shape.Hidden, "hidden", 0, "width of the residual stream")
 	fs.IntVar(&f.shape.FFN, "ffn", 0, "width of the gated MLP")
 	fs.IntVar(&f.shape.Vocab, "vocab", 0, "vocabulary")
@@ -128,6 +131,7 @@ func (f *planFlags) overlay(s *plan.Shape) {
 	}{
 		{&s.Layers, f.shape.Layers}, {&s.Heads, f.shape.Heads}, {&s.KVHeads, f.shape.KVHeads}, {&s.HeadDim, f.shape.HeadDim},
 		{&s.Hidden, f.shape.Hidden}, {&s.FFN, f.shape.FFN}, {&s.Vocab, f.shape.Vocab},
+		{&s.Window, f.shape.Window}, {&s.FullEvery, f.shape.FullEvery},
 	} {
 		if v.from != 0 {
 			*v.to = v.from

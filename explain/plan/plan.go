@@ -6,8 +6,8 @@ import (
 
 	"sestina/backend"
 	"sestina/backend/cpu/attention"
+	"sestina/engine"
 	"sestina/internal/checked"
-	"sestina/model"
 	"sestina/runner"
 	"sestina/tensor"
 )
@@ -33,8 +33,10 @@ type Plan struct {
 	Users     int    `json:"users"`
 
 	TokenBytes uint64 `json:"kv_token_bytes"`     // K and V of one token, all layers
+	Windows    []int  `json:"kv_block_groups"`    // sliding window of each block group, 0 = sees everything
 	BlockBytes uint64 `json:"kv_block_bytes"`     // as allocated
 	UserBytes  uint64 `json:"kv_user_bytes"`      // one user's blocks
+	AllBytes   uint64 `json:"kv_user_bytes_full"` // the same if every layer saw everything
 	MHABytes   uint64 `json:"kv_user_bytes_mha"`  // the same with a K and V per query head
 	KVBytes    uint64 `json:"kv_bytes"`           // all users' blocks
 	TotalBytes uint64 `json:"total_bytes"`        // weights, work space and KV cache
@@ -78,17 +80,26 @@ func Make(s Shape, r Request) (*Plan, error) {
 		r.KVName = r.KVDType.String()
 	}
 	p := &Plan{Schema: "sestina.plan/1", Shape: s, KVDType: r.KVName, BlockSize: r.BlockSize, Context: r.Context, Users: r.Users}
-	if p.BlockBytes, err = blockBytes(s.layers(), r, formats); err != nil {
+	cfg := runner.Config{BlockSize: r.BlockSize, KVDTypes: formats, Chunk: engine.Options{}.KVChunk()}
+	windows := runner.Windows(s.info(s.layers(), &r), cfg)
+	spec := runner.CacheSpec(s.info(s.layers(), &r), cfg)
+	if p.BlockBytes, err = blockBytes(spec); err != nil {
 		return nil, err
 	}
-	mha, err := blockBytes(s.expanded(), r, formats)
+	mha, err := blockBytes(runner.CacheSpec(s.info(s.expanded(), &r), cfg))
 	if err != nil {
 		return nil, err
 	}
-	p.TokenBytes = runner.CacheSpec(model.Info{CacheLayers: s.layers()}, runner.Config{BlockSize: r.BlockSize, KVDTypes: formats}).TokenBytes()
+	cfg.OneGroup = true
+	all, err := blockBytes(runner.CacheSpec(s.info(s.layers(), &r), cfg))
+	if err != nil {
+		return nil, err
+	}
+	p.TokenBytes, p.Windows = spec.TokenBytes(), windows
 	var sum sums
 	p.UserBytes = sum.mul(p.blocks(r.Context), p.BlockBytes)
 	p.MHABytes = sum.mul(p.blocks(r.Context), mha)
+	p.AllBytes = sum.mul(uint64(engine.Options{BlockSize: r.BlockSize}.KVNeed([]int{0}, r.Context)), all)
 	p.KVBytes = sum.mul(uint64(r.Users), p.UserBytes)
 	p.TotalBytes = sum.add(sum.add(s.WeightBytes, s.WorkBytes), p.KVBytes)
 	if sum.err != nil {
@@ -110,16 +121,17 @@ func (r *Request) formats(n int) ([]tensor.DType, error) {
 	return slices.Repeat([]tensor.DType{r.KVDType}, n), nil
 }
 
-// blocks is how many blocks n tokens take.
+// blocks is how many blocks n tokens take at most, computed in chunks of the default size.
 func (p *Plan) blocks(n int) uint64 {
-	return (uint64(n) + uint64(p.BlockSize) - 1) / uint64(p.BlockSize)
+	return uint64(engine.Options{BlockSize: p.BlockSize}.KVNeed(p.Windows, n))
 }
 
-// blockBytes is one block over all layers, as a pool allocates it.
-func blockBytes(layers []backend.CacheLayer, r Request, formats []tensor.DType) (uint64, error) {
+// blockBytes is one block over all its slots, as a pool allocates it.
+func blockBytes(spec backend.CacheSpec) (uint64, error) {
 	var total uint64
-	for i, l := range layers {
-		layout := attention.Layout{KVHeads: l.KVHeads, HeadDim: l.HeadDim, BlockSize: r.BlockSize, DType: formats[i]}
+	for _, layer := range spec.Slots() {
+		l := spec.Layers[layer]
+		layout := attention.Layout{KVHeads: l.KVHeads, HeadDim: l.HeadDim, BlockSize: spec.BlockSize, DType: spec.LayerDType(layer)}
 		if err := layout.Validate(); err != nil {
 			return 0, err
 		}
@@ -139,7 +151,8 @@ func (p *Plan) fit(r Request) {
 	f.Left = r.Memory - fixed
 	f.Blocks = f.Left / p.BlockBytes
 	f.Users = f.Blocks / p.blocks(r.Context)
-	f.Context = f.Blocks / uint64(r.Users) * uint64(r.BlockSize)
+	each := min(f.Blocks/uint64(r.Users), maxCount/uint64(r.BlockSize))
+	f.Context = uint64(engine.Options{BlockSize: r.BlockSize}.KVTokens(p.Windows, int(each)))
 	for context := 2048; context <= max(p.Shape.Context, r.Context, 8192); context *= 4 {
 		n := p.blocks(context)
 		p.Largest = append(p.Largest, Row{context, n * p.BlockBytes, f.Blocks / n})

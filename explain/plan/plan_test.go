@@ -2,6 +2,9 @@ package plan
 
 import (
 	"math"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,6 +89,59 @@ func TestPlanEqualsWhatIsAllocated(t *testing.T) {
 	}
 }
 
+// A hybrid's pool is as large as the plan says, and the code that gives out blocks
+// needs as many.
+func TestPlanOfAHybridEqualsWhatIsAllocated(t *testing.T) {
+	from, dir := "../../model/testdata/hf/qwen3", t.TempDir()
+	for _, name := range []string{"config.json", "model.safetensors"} {
+		data, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.NewReplacer(`"use_sliding_window": false`, `"use_sliding_window": true`, `"sliding_window": null`, `"sliding_window": 16`,
+			`"max_window_layers": 3`, `"max_window_layers": 1`).Replace(string(data))
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := checkpoint.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b, err := backend.Open("cpu", backend.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	m, err := model.Load(c, b, model.Options{MaxRows: 16, MaxLogitRows: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const context = 5000
+	p, err := Make(s, Request{KVDType: tensor.F16, BlockSize: 16, Context: context, Users: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := int(p.KVBytes / p.BlockBytes)
+	r, err := runner.New(m, b, runner.Config{Blocks: blocks, BlockSize: 16, KVDType: tensor.F16, Chunk: engine.DefaultMaxNumBatchedTokens})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got := r.CacheBytes(); len(p.Windows) < 2 || !slices.Equal(r.Windows(), p.Windows) || got < p.KVBytes || got > p.KVBytes+uint64(64*s.Layers) {
+		t.Errorf("planned %d bytes in groups of windows %v, allocated %d in %v", p.KVBytes, p.Windows, got, r.Windows())
+	}
+	full, window := (context+15)/16, (16+engine.DefaultMaxNumBatchedTokens+2*16-3)/16
+	if want := 2 * uint64(full+2*window) * p.BlockBytes; p.KVBytes != want || p.AllBytes != 3*uint64(full)*p.BlockBytes {
+		t.Errorf("%d bytes for two users, want %d; %d if all layers kept everything", p.KVBytes, want, p.AllBytes)
+	}
+}
+
 // A preset of the default model weighs what its file has: a real model's shape,
 // recomputed from its published hyperparameters.
 func TestWeighCountsEveryMatrix(t *testing.T) {
@@ -119,6 +175,7 @@ func TestImpossiblePlansAreRefused(t *testing.T) {
 		{"no users", func(_ *Shape, r *Request) { r.Users = 0 }, "--users 0"},
 		{"no context", func(_ *Shape, r *Request) { r.Context = -5 }, "--context -5"},
 		{"blocks", func(_ *Shape, r *Request) { r.BlockSize = 0 }, "blocks of 0"},
+		{"window", func(s *Shape, _ *Request) { s.FullEvery = 2 }, "--full-every 2"},
 		{"dtype", func(_ *Shape, r *Request) { r.KVDType = tensor.Q5_K }, "no attention kernel"},
 		{"overflow", func(_ *Shape, r *Request) { r.Context, r.Users = maxCount, maxCount }, "64 bits"},
 	} {

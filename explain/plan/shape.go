@@ -17,6 +17,7 @@ import (
 	"sestina/backend"
 	"sestina/backend/cpu/matmul"
 	"sestina/internal/checked"
+	"sestina/model"
 	"sestina/tensor"
 )
 
@@ -32,13 +33,17 @@ type Shape struct {
 	Vocab   int    `json:"vocab"`
 	Tied    bool   `json:"tied_embeddings,omitempty"`
 	Context int    `json:"context"` // positions it was trained for; 0 = unknown
-	Params  uint64 `json:"parameters"`
+
+	Window    int    `json:"sliding_window,omitempty"` // of attention; 0 = none
+	FullEvery int    `json:"full_every,omitempty"`     // every so many layers one sees everything; 0 = none does
+	Params    uint64 `json:"parameters"`
 
 	WeightFormat string `json:"weight_format"`
 	WeightBytes  uint64 `json:"weight_bytes"` // as the engine keeps them
 	WorkBytes    uint64 `json:"work_bytes"`   // activations and logits of the largest step; 0 = unknown
 
-	cache []backend.CacheLayer // per layer; nil = all alike
+	cache   []backend.CacheLayer // per layer; nil = all alike
+	windows []int                // per layer; nil = by Window and FullEvery
 }
 
 // presets are published shapes, at the context each was trained for.
@@ -74,11 +79,15 @@ func (s *Shape) Check() error {
 		v, low, high int
 	}{
 		{"layers", s.Layers, 1, 1 << 12}, {"heads", s.Heads, 1, 1 << 12}, {"kv-heads", s.KVHeads, 1, 1 << 12}, {"head-dim", s.HeadDim, 1, 1 << 12},
+		{"window", s.Window, 0, 1 << 30}, {"full-every", s.FullEvery, 0, 1 << 12},
 		{"hidden", s.Hidden, 0, 1 << 20}, {"ffn", s.FFN, 0, 1 << 22}, {"vocab", s.Vocab, 0, 1 << 24},
 	} {
 		if f.v < f.low || f.v > f.high {
 			return fmt.Errorf("--%s is %d; it must be %d to %d", f.name, f.v, f.low, f.high)
 		}
+	}
+	if s.FullEvery > 0 && s.Window == 0 {
+		return fmt.Errorf("--full-every %d without --window: all layers see everything then", s.FullEvery)
 	}
 	if s.Heads%s.KVHeads != 0 {
 		return fmt.Errorf("--heads %d is no multiple of --kv-heads %d: every group has as many query heads", s.Heads, s.KVHeads)
@@ -134,6 +143,23 @@ func (s *Shape) layers() []backend.CacheLayer {
 		return s.cache
 	}
 	return slices.Repeat([]backend.CacheLayer{{KVHeads: s.KVHeads, HeadDim: s.HeadDim}}, s.Layers)
+}
+
+// info is what the runner has to know to lay out a pool: what each layer caches per
+// token, and how far it sees.
+func (s *Shape) info(layers []backend.CacheLayer, r *Request) model.Info {
+	windows := s.windows
+	if windows == nil {
+		windows = slices.Repeat([]int{s.Window}, s.Layers)
+		for i := s.FullEvery - 1; i >= 0 && i < s.Layers; i += s.FullEvery {
+			windows[i] = 0
+		}
+	}
+	context := s.Context
+	if context == 0 {
+		context = r.Context
+	}
+	return model.Info{CacheLayers: layers, Windows: windows, MaxContext: context}
 }
 
 // expanded is the cache of the same model without grouped-query attention: a K

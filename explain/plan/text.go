@@ -19,7 +19,19 @@ func (p *Plan) Print(out io.Writer) {
 		line("work space", "%s for the largest step", Bytes(s.WorkBytes))
 	}
 	line("KV cache", "%s a token in %s, %s a block of %d", Bytes(p.TokenBytes), p.KVDType, Bytes(p.BlockBytes), p.BlockSize)
+	if n := len(p.Windows); n > 1 {
+		full := 0
+		for _, w := range p.Windows {
+			if w == 0 {
+				full++
+			}
+		}
+		line("", "its layers are in %d block groups, %d of them without a window; a block is one group's", n, full)
+	}
 	line("one user", "%s at %d tokens", Bytes(p.UserBytes), p.Context)
+	if p.UserBytes < p.AllBytes {
+		line("", "%s if every layer kept all tokens (%.1f times as much)", Bytes(p.AllBytes), float64(p.AllBytes)/float64(p.UserBytes))
+	}
 	if s.Heads > s.KVHeads {
 		line("", "%s without grouped-query attention (%d times as much)", Bytes(p.MHABytes), s.Heads/s.KVHeads)
 	}

@@ -29,7 +29,7 @@ func Read(path string) (Shape, error) {
 	i := m.Info()
 	return Shape{
 		Name: i.Arch, Layers: i.Layers, Heads: i.Heads, KVHeads: i.KVHeads, HeadDim: i.HeadDim, Hidden: i.Hidden, Vocab: i.Vocab,
-		Context: i.MaxContext, Params: i.Params, WeightFormat: b.mostly(), WeightBytes: i.ResidentBytes, WorkBytes: b.work, cache: i.CacheLayers,
+		Context: i.MaxContext, Params: i.Params, WeightFormat: b.mostly(), WeightBytes: i.ResidentBytes, WorkBytes: b.work, cache: i.CacheLayers, windows: i.Windows,
 	}, nil
 }
 
