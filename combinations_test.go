@@ -46,7 +46,7 @@ type trial struct {
 }
 
 var factors = []factor{
-	{"model", []string{"llama", "window"}, func(s *trial, v string) { s.model = v }, "llama"},
+	{"model", []string{"llama", "window", "hybrid"}, func(s *trial, v string) { s.model = v }, "hybrid"},
 	{"kv-cache", []string{"on", "off"}, func(s *trial, v string) { s.Techniques.KVCache = v }, "on"},
 	{"kv-layout", []string{"paged", "contiguous"}, func(s *trial, v string) { s.Techniques.KVLayout = v }, "paged"},
 	{"attention", []string{"flash", "full"}, func(s *trial, v string) { s.Techniques.Attention = v }, ""},
@@ -139,6 +139,7 @@ type tally struct {
 	answers, cut, tokens, drafted, accepted int
 	preemptions, hits, recomputed           uint64
 	tiered, diskReads                       uint64
+	grouped                                 int // combinations with several block groups
 }
 
 func newSuite(t testing.TB, seed uint64) *suite {
@@ -155,7 +156,8 @@ func newSuite(t testing.TB, seed uint64) *suite {
 		}
 		return path
 	}
-	for name, shape := range map[string]tinyShape{"llama": {heads: 4, kv: 2, dim: 32}, "window": {heads: 2, kv: 1, dim: 32, window: 24}} {
+	for name, shape := range map[string]tinyShape{"llama": {heads: 4, kv: 2, dim: 32}, "window": {heads: 2, kv: 1, dim: 32, window: 24},
+		"hybrid": {heads: 2, kv: 2, dim: 32, window: 20, hybrid: true}} {
 		s.models[name], s.layers[name] = write(name, shape), tinyMTP(t, shape)
 		shape.noise = 0.15
 		s.drafts[name] = write("draft", shape)
@@ -349,6 +351,9 @@ func (s *suite) once(c combination) error {
 	if st.Tier != nil {
 		s.stats.diskReads += st.Tier.DiskReads
 	}
+	if len(llm.Pool.Windows) > 1 {
+		s.stats.grouped++
+	}
 	if sp := st.Speculation; sp != nil {
 		s.stats.drafted, s.stats.accepted = s.stats.drafted+int(sp.Drafted), s.stats.accepted+int(sp.Accepted)
 	}
@@ -418,11 +423,11 @@ func TestCombinationsChangeNoAnswer(t *testing.T) {
 			}
 		}
 		st, all := s.stats, len(allPairs(factors, impossible))
-		if len(held) != all || st.preemptions < 3 || st.hits == 0 || st.cut == 0 || st.accepted == 0 || st.accepted == st.drafted || st.recomputed == 0 || st.tiered == 0 || st.diskReads == 0 {
+		if len(held) != all || st.preemptions < 3 || st.hits == 0 || st.cut == 0 || st.accepted == 0 || st.accepted == st.drafted || st.recomputed == 0 || st.tiered == 0 || st.diskReads == 0 || st.grouped == 0 {
 			t.Errorf("%d of %d pairs, %+v: the test shows less than it should", len(held), all, st)
 		}
-		t.Logf("T04 seed %d: %d option sets hold all %d pairs of %d factors; %d answers (%d cut short, %d tokens) compared, 0 differ; %d preemptions, %d tokens found in the prefix cache, %d brought back from a tier, %d blocks from disk, %d of %d drafts accepted",
-			seed+1, len(rows), len(held), len(factors), st.answers, st.cut, st.tokens, st.preemptions, st.hits, st.tiered, st.diskReads, st.accepted, st.drafted)
+		t.Logf("T04 seed %d: %d option sets hold all %d pairs of %d factors; %d answers (%d cut short, %d tokens) compared, 0 differ; %d preemptions, %d tokens found in the prefix cache, %d brought back from a tier, %d blocks from disk, %d option sets with several block groups, %d of %d drafts accepted",
+			seed+1, len(rows), len(held), len(factors), st.answers, st.cut, st.tokens, st.preemptions, st.hits, st.tiered, st.diskReads, st.grouped, st.accepted, st.drafted)
 	}
 }
 
@@ -495,7 +500,11 @@ func TestPlantedBugsAreFound(t *testing.T) {
 			s := newSuite(t, 1)
 			s.backend = "planted: " + p.name
 			rows := covering(factors, impossible, rand.New(rand.NewPCG(1, 2)))
-			n := slices.IndexFunc(rows, func(c combination) bool { return s.run(c) != nil })
+			bad := func(c combination) bool {
+				s.disk = t.TempDir() // what a bug left there would find itself again without the bug
+				return s.run(c) != nil
+			}
+			n := slices.IndexFunc(rows, bad)
 			if n < 0 {
 				t.Fatalf("not found by %d combinations", len(rows))
 			}
@@ -503,7 +512,7 @@ func TestPlantedBugsAreFound(t *testing.T) {
 			if p.needs == nil {
 				return
 			}
-			least := rows[n].reduce(impossible, func(c combination) bool { return s.run(c) != nil })
+			least := rows[n].reduce(impossible, bad)
 			if got, want := least.describe(factors), strings.Join(p.needs, " "); got != want {
 				t.Errorf("reduced to %q, want %q", got, want)
 			}

@@ -48,6 +48,7 @@ func TestTinyModelIsCurrent(t *testing.T) {
 type tinyShape struct {
 	heads, kv, dim int
 	window         int     // of attention; 0 = none
+	hybrid         bool    // only the second layer has it
 	noise          float32 // over the weights: a draft model that often but not always agrees
 }
 
@@ -65,11 +66,18 @@ func writeTiny(w *bytes.Buffer, tiny tinyShape) error {
 		{Key: "tokenizer.ggml.add_bos_token", Value: false},
 		{Key: "tokenizer.chat_template", Value: "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"},
 	}
-	if tiny.window > 0 {
-		pairs = append(pairs, checkpoint.KV{Key: "llama.attention.sliding_window", Value: uint32(tiny.window)})
-	}
 	if tiny.dim != hidden/heads {
 		pairs = append(pairs, checkpoint.KV{Key: "llama.attention.key_length", Value: uint32(dim)}, checkpoint.KV{Key: "llama.attention.value_length", Value: uint32(dim)})
+	}
+	if tiny.hybrid {
+		for i := range pairs {
+			pairs[i].Key = strings.Replace(pairs[i].Key, "llama.", "smollm3.", 1)
+		}
+		pairs[0].Value = "smollm3"
+		pairs = append(pairs, checkpoint.KV{Key: "use_sliding_window", Value: true}, checkpoint.KV{Key: "no_rope_layer_interval", Value: uint32(2)},
+			checkpoint.KV{Key: "smollm3.attention.sliding_window", Value: uint32(tiny.window)})
+	} else if tiny.window > 0 {
+		pairs = append(pairs, checkpoint.KV{Key: "llama.attention.sliding_window", Value: uint32(tiny.window)})
 	}
 	rng, other := rand.New(rand.NewPCG(3, 5)), rand.New(rand.NewPCG(8, 13))
 	var tensors []checkpoint.Tensor
