@@ -45,8 +45,8 @@ const (
 	numKnots   = 80
 	octave     = 4 // knots
 	warmUp     = 3 // of the first measurements of a knot the fastest counts: pages are touched, buffers grow
-	driftRate  = 0.05
-	shapeRate  = 0.1
+	driftRate  = 0.1
+	shapeRate  = 0.03
 	doubt      = 0.1  // of ln c: most that a first measurement counts as slower than expected
 	clampError = 0.35 // of ln c: a step 1.4 times slower or faster than expected
 )
