@@ -29,6 +29,17 @@ func guard(p Proposer, vocab int) *guarded {
 	return &guarded{Proposer: p, vocab: vocab, serial: serial}
 }
 
+// grades are what the proposer expects of its classes.
+func (g *guarded) grades() (first [Classes]float64) {
+	for c := range first {
+		first[c] = 0.6
+	}
+	if p, ok := g.Proposer.(Graded); ok {
+		g.try(func() error { first = p.Grades(); return nil })
+	}
+	return first
+}
+
 // benched reports whether the proposer has lost its seat.
 func (g *guarded) benched() bool { return g.inRow >= patience }
 

@@ -43,16 +43,15 @@ func (t *tally) mean(prior, weight float64) float64 {
 }
 
 const (
-	firstGuess   = 0.6 // acceptance before anything is known
-	sharedWeight = 4   // of the position before, as prior of the shared estimate
-	ownWeight    = 4   // of the shared estimate, as prior of the sequence's
+	sharedWeight = 4 // of the position before, as prior of the shared estimate
+	ownWeight    = 4 // of the shared estimate, as prior of the sequence's
 )
 
 // survival fills p[m] with the probability that drafts 0 … m are all accepted.
 // Each position starts from what is known of the one before it, and a sequence
 // from what is known of all.
-func survival(p []float64, own, shared *History, class int) {
-	all, mine, product := firstGuess, firstGuess, 1.
+func survival(p []float64, first float64, own, shared *History, class int) {
+	all, mine, product := first, first, 1.
 	for j := range p {
 		all = shared[class][j].mean(all, sharedWeight)
 		// Half of what sets this sequence apart at one position is expected at the next.

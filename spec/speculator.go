@@ -98,10 +98,13 @@ func New(cfg Config, proposers ...Proposer) *Speculator {
 		began := time.Now()
 		cfg.Now = func() time.Duration { return time.Since(began) }
 	}
-	s := &Speculator{cfg: cfg, depth: NewDepth(cfg.Curve, len(proposers)), seqs: map[int64]*state{}, pass: make([]time.Duration, len(proposers))}
+	s := &Speculator{cfg: cfg, seqs: map[int64]*state{}, pass: make([]time.Duration, len(proposers))}
+	var first [][Classes]float64
 	for _, p := range proposers {
-		s.chain = append(s.chain, guard(p, cfg.Vocab))
+		g := guard(p, cfg.Vocab)
+		s.chain, first = append(s.chain, g), append(first, g.grades())
 	}
+	s.depth = NewDepth(cfg.Curve, first...)
 	s.stats.Proposers = make([]ProposerStats, len(proposers))
 	return s
 }
@@ -151,6 +154,7 @@ func (s *Speculator) collect(seqs []*batch.Sequence) {
 		if st == nil {
 			st = &state{own: make([]History, len(s.chain))}
 			s.seqs[seq.ID] = st
+			s.depth.worth.joins()
 		}
 		st.source, st.class, st.dists, st.step, st.outcome = -1, 0, nil, s.stats.Steps, outcome{}
 		seq.Drafts = seq.Drafts[:0]
@@ -324,7 +328,10 @@ func (s *Speculator) count(source int, o *outcome) {
 
 // Release forgets a sequence that has ended, for whatever reason.
 func (s *Speculator) Release(seq *batch.Sequence) {
-	delete(s.seqs, seq.ID)
+	if s.seqs[seq.ID] != nil {
+		delete(s.seqs, seq.ID)
+		s.depth.worth.leaves(len(s.seqs))
+	}
 	for _, g := range s.chain {
 		g.Release(seq)
 	}
