@@ -122,7 +122,6 @@ func (d *Depth) Plan(base int, cands []Candidate, pass time.Duration, k []int) {
 	if len(cands) == 0 {
 		return
 	}
-	d.rank(cands)
 	base = max(base, len(cands))
 	decided := 0
 	for i := range cands {
@@ -130,6 +129,7 @@ func (d *Depth) Plan(base int, cands []Candidate, pass time.Duration, k []int) {
 		decided += k[i]
 	}
 	cost := d.costs(base, len(cands), float64(pass))
+	d.rank(&cost, cands)
 	d.token = cost.own
 	if decided == 0 && d.curve.measured(base) < warmUp {
 		return
@@ -156,8 +156,9 @@ func (d *Depth) fade(cands []Candidate, k []int) {
 }
 
 // rank lists the rows worth considering, best first.
-func (d *Depth) rank(cands []Candidate) {
+func (d *Depth) rank(s *stepCost, cands []Candidate) {
 	d.order = d.order[:0]
+	few := max(least, surcharge*s.least*float64(s.n)/s.plain) // cannot pay for its row
 	for i := range cands {
 		c := &cands[i]
 		if c.Max < 1 {
@@ -167,7 +168,7 @@ func (d *Depth) rank(cands []Candidate) {
 		survival(p, d.first[c.Source][c.Class], c.Own, &d.shared[c.Source], c.Class)
 		for m, g := range p {
 			must := m < c.Min
-			if g < least && !must {
+			if g < few && !must {
 				break
 			}
 			d.order = append(d.order, row{g, int32(i), int32(m), must})
