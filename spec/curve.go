@@ -19,8 +19,10 @@ import (
 // interpolated between those that were measured. drift is shared: longer
 // contexts, a hotter or busier machine make all steps slower, and a step of one
 // size then says something about the others. Both follow the error of each
-// prediction by a fixed fraction, more while little is known; one slow step (a
-// page fault, a busy machine) counts as a slightly slow one.
+// prediction by a fixed fraction, shape by more while little is known and drift by
+// more from then on: were it the other way round, the size measured most would take a
+// busy second upon itself and look dear against the others. One slow step (a page
+// fault, a busy machine) counts as a slightly slow one.
 //
 // A first measurement is not believed when it is slow: it would make rows of that
 // number look dear, so that they were not tried again, and the mistake would

@@ -30,13 +30,22 @@ func guard(p Proposer, vocab int) *guarded {
 }
 
 // grades are what the proposer expects of its classes.
-func (g *guarded) grades() (first [Classes]float64) {
-	for c := range first {
-		first[c] = 0.6
+func (g *guarded) grades() [Classes]float64 {
+	first := [Classes]float64{0.6, 0.6, 0.6, 0.6}
+	p, ok := g.Proposer.(Graded)
+	if !ok {
+		return first
 	}
-	if p, ok := g.Proposer.(Graded); ok {
-		g.try(func() error { first = p.Grades(); return nil })
-	}
+	g.try(func() error {
+		said := p.Grades()
+		for _, a := range said {
+			if !(a >= 0 && a <= 1) {
+				return fmt.Errorf("a class of acceptance %v", a)
+			}
+		}
+		first = said
+		return nil
+	})
 	return first
 }
 
