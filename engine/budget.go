@@ -101,10 +101,19 @@ type pace struct {
 	quiet  costCurve // steps without prompt rows, by streams
 	row    float64   // nanoseconds that a prompt row adds to a step with streams, moving average; 0 = not measured
 	proven int       // prompt rows of such a step, lately
+	since  int       // steps with prompt rows since one without
 }
 
+// refresh is after how many steps with prompt rows one goes without, to see what the
+// streams cost alone by now: their contexts grow while a long prompt is computed. Were
+// that growth taken for the prompt's, it would get ever fewer rows and last ever longer.
+const refresh = 16
+
+// promptsWait is what rows answers then: see [scheduler.Config.StepBudget].
+const promptsWait = -1
+
 // slowdown is what the averages aim at; the rest of the factor of two is for what they miss.
-const slowdown = 1.8
+const slowdown = 1.7
 
 // observe adds a measured step: so many rows, of which so many were streams' own
 // (with their drafts) and the others prompts'.
@@ -115,7 +124,9 @@ func (p *pace) observe(streams, own, rows int, took time.Duration) {
 	case streams == 0:
 	case prompt == 0:
 		p.quiet.observe(streams, took)
+		p.since = 0
 	default:
+		p.since++
 		row := max(0, float64(took-p.alone(streams))) / float64(prompt)
 		if p.row == 0 {
 			p.row = row
@@ -137,10 +148,13 @@ func (p *pace) alone(streams int) time.Duration {
 }
 
 // rows is how many rows the next step may have, up to most, with so many
-// streams in it that wait for their next token.
+// streams in it that wait for their next token; promptsWait for theirs alone.
 func (p *pace) rows(streams, most int) int {
 	if streams == 0 {
 		return max(1, sort.Search(most, func(n int) bool { return p.all.cost(n+1) > maxStep }))
+	}
+	if p.since >= refresh {
+		return promptsWait
 	}
 	own := p.alone(streams)
 	room := max(slowdown*float64(own), float64(leastStep)) - float64(own)

@@ -41,7 +41,7 @@ type TraceConfig struct {
 //
 //	add      ID (of the first choice), N, Prompt, Max, Salt, Priority, Idle, Tokens
 //	end      ID, Finish: a sequence ended from outside (cancel, timeout, drain)
-//	step     ID, Rows (the time limit in rows, 0 = none), Took, Seqs
+//	step     ID, Rows (the time limit in rows, 0 = none, below 0: prompts wait), Took, Seqs
 //	draft    Seqs: how many drafts the sequences were given before the step
 //	lost     as step, of a step that was decided and never computed
 //	rebuild  the scheduler's books were started anew

@@ -124,12 +124,17 @@ func (s *Scheduler) victim(i int) *entry {
 // advances however slow the machine is: by a block in a step of its own, and by a
 // row for every four of others', which cannot slow these down much. Where no
 // prompt has rows, drafts get what is withheld here: their proposer weighs costs.
+// A budget below 0 lets prompts wait for one step, if there is anything else in it.
 func (p *plan) limitByTime() {
 	cfg := &p.s.cfg
-	if cfg.StepCost == nil || cfg.StepBudget <= 0 || !cfg.ChunkedPrefill {
+	used := p.step.NumTokens()
+	if cfg.StepCost == nil || cfg.StepBudget == 0 || !cfg.ChunkedPrefill || cfg.StepBudget < 0 && used == 0 {
 		return
 	}
-	used := p.step.NumTokens()
+	if cfg.StepBudget < 0 {
+		p.withheld, p.tokens = p.tokens, 0
+		return
+	}
 	most := sort.Search(used+p.tokens, func(n int) bool { return cfg.StepCost(n+1) > cfg.StepBudget })
 	least := p.s.blocks.Config().BlockSize
 	if used > 0 {

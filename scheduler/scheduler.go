@@ -121,6 +121,7 @@ type Config struct {
 	// (time of a step of so many rows, not decreasing). Running sequences that
 	// miss one token are always served; what time they leave goes to prompts,
 	// at least one block's worth a step. Without StepCost, or with whole prompts, only tokens count.
+	// Below 0, prompts wait where a step has anything else in it: not for long, or they never end.
 	StepCost   func(tokens int) time.Duration
 	StepBudget time.Duration
 }

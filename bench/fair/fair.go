@@ -72,8 +72,11 @@ type Row struct {
 	During99  float64 `json:"itl_during_p99_ms"`
 	Worst     float64 `json:"itl_during_max_ms"`
 	Ratio     float64 `json:"p99_ratio"`
-	TTFT      float64 `json:"ttft_ms"`       // the long prompt's, beside the streams
-	TTFTAlone float64 `json:"ttft_alone_ms"` // on an idle engine
+	After50   float64 `json:"itl_after_p50_ms"` // when it has ended: the streams' contexts have grown meanwhile
+	After99   float64 `json:"itl_after_p99_ms"`
+	RatioThen float64 `json:"p99_ratio_after"` // during over after
+	TTFT      float64 `json:"ttft_ms"`         // the long prompt's, beside the streams
+	TTFTAlone float64 `json:"ttft_alone_ms"`   // on an idle engine
 	Gaps      int     `json:"gaps_during"`
 }
 
@@ -107,15 +110,19 @@ func Run(ctx context.Context, name string, opt sestina.Options, cfg Config, prog
 }
 
 // gaps collects the times between the streams' tokens: some to warm up, which are
-// not kept, then those before the prompt, then, when told, those during it.
+// not kept, then those before the prompt, then, when told, those during it and those after it.
 type gaps struct {
 	mu     sync.Mutex
 	skip   int           // still to warm up
 	wanted int           // still to come before the prompt
 	ready  chan struct{} // closed when there are enough of them
 	prompt bool          // it is being computed
+	ended  bool          // it has been
+	rest   int           // still to come after it
+	done   chan struct{} // closed when there are enough of these
 	before []float64
 	during []float64
+	after  []float64
 }
 
 // warm is how many gaps of a stream are not kept.
@@ -125,7 +132,9 @@ const warm = 10
 func (g *gaps) begin(cfg *Config) chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.ended = false
 	g.skip, g.wanted, g.ready = warm*cfg.Streams, cfg.Before*cfg.Streams, make(chan struct{})
+	g.rest, g.done = g.wanted, make(chan struct{})
 	return g.ready
 }
 
@@ -142,18 +151,23 @@ func (g *gaps) add(d time.Duration) {
 		}
 	case g.prompt:
 		g.during = append(g.during, d.Seconds()*1e3)
+	case g.ended && g.rest > 0:
+		g.after = append(g.after, d.Seconds()*1e3)
+		if g.rest--; g.rest == 0 {
+			close(g.done)
+		}
 	}
 }
 
 func (g *gaps) computing(prompt bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.prompt = prompt
+	g.prompt, g.ended = prompt, !prompt
 }
 
 func (r *Report) measure(ctx context.Context, name string, opt sestina.Options, set func(*sestina.Options)) (row Row, err error) {
 	cfg, g := &r.Config, &gaps{}
-	steps := cfg.Before + cfg.PromptLen + 64 // a stream's answer is never over before the prompt is, at one row a step
+	steps := 2*cfg.Before + cfg.PromptLen + 64 // a stream's answer is never over before the prompt is, at one row a step
 	opt.MaxNumSeqs = cfg.Streams + 1
 	opt.MaxModelLen = max(cfg.PromptLen, cfg.StreamLen+steps) + 1
 	opt.Techniques.PrefixCaching, opt.Techniques.Speculation = "off", "off" // what is timed is computed, one token a step
@@ -180,6 +194,8 @@ func (r *Report) measure(ctx context.Context, name string, opt sestina.Options, 
 	row = Row{ITL50: quantile(g.before, 0.5), ITL99: quantile(g.before, 0.99), During50: quantile(g.during, 0.5), During99: quantile(g.during, 0.99),
 		Worst: quantile(g.during, 1), TTFT: quantile(beside, 0.5), TTFTAlone: quantile(alone, 0.5), Gaps: len(g.during)}
 	row.Ratio = row.During99 / row.ITL99
+	row.After50, row.After99 = quantile(g.after, 0.5), quantile(g.after, 0.99)
+	row.RatioThen = row.During99 / row.After99
 	return row, nil
 }
 
@@ -222,6 +238,10 @@ func repetition(ctx context.Context, llm *sestina.LLM, cfg *Config, g *gaps, rng
 		g.computing(true)
 		beside, err = first(streaming, llm, ids(cfg.PromptLen))
 		g.computing(false)
+		select {
+		case <-g.done:
+		case <-streaming.Done():
+		}
 	case <-streaming.Done():
 	}
 	stop()
@@ -275,9 +295,9 @@ func (r *Report) Print(out io.Writer) {
 	c := r.Config
 	fmt.Fprintf(out, "%s · %s\na prompt of %d tokens beside %d streams, %d times\n", r.Machine, r.Model, c.PromptLen, c.Streams, c.Reps)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PROMPT\tITL P50 MS\tP99\tDURING P50\tP99\tMAX\tP99 RATIO\tTTFT MS\tALONE\tCOST")
+	fmt.Fprintln(w, "PROMPT\tITL P50 MS\tP99\tDURING P50\tP99\tMAX\tAFTER P50\tP99\tP99 TO BEFORE\tTO AFTER\tTTFT MS\tALONE\tCOST")
 	for _, row := range r.Rows {
-		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.2fx\t%.0f\t%.0f\t%.2fx\n", row.Name, row.ITL50, row.ITL99, row.During50, row.During99, row.Worst, row.Ratio, row.TTFT, row.TTFTAlone, row.TTFT/row.TTFTAlone)
+		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.2fx\t%.2fx\t%.0f\t%.0f\t%.2fx\n", row.Name, row.ITL50, row.ITL99, row.During50, row.During99, row.Worst, row.After50, row.After99, row.Ratio, row.RatioThen, row.TTFT, row.TTFTAlone, row.TTFT/row.TTFTAlone)
 	}
 	w.Flush()
 }
