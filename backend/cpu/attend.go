@@ -158,8 +158,9 @@ type part struct{ unit, index, states int }
 // first-level cache, serve several passes; few enough to share out.
 const pieceRows = 16
 
-// splitBelow is how many units per thread make splitting contexts unnecessary.
-const splitBelow = 4
+// share is the largest part of a thread's work that one unit may be: with larger
+// ones, threads wait for the last to end.
+const share = 4
 
 // Attend rotates, stores and attends.
 func (b *Backend) Attend(dst, qkv backend.Rows, in *batch.Input, kv backend.Cache, op *backend.Attention) {
@@ -213,7 +214,7 @@ func (j *attendJob) plan() {
 		}
 	}
 	threads, units := j.b.team.Threads(), len(j.pieces)*j.heads
-	if threads == 1 || units >= splitBelow*threads || j.b.opt.FullAttention {
+	if threads == 1 || j.b.opt.FullAttention || j.even(threads) {
 		return
 	}
 	states := 0
@@ -231,6 +232,23 @@ func (j *attendJob) plan() {
 	}
 	j.states = grow(j.states, states)
 	j.fused = false
+}
+
+// even says that the pieces share out well as they are: none is more than a
+// fraction of a thread's work. A long prompt's piece beside short streams is.
+func (j *attendJob) even(threads int) bool {
+	total, largest := 0, 0
+	for i := range j.pieces {
+		p := &j.pieces[i]
+		keys := p.pos + p.len
+		if w := j.op.Window; w > 0 {
+			keys = min(keys, w+p.len)
+		}
+		work := p.len * keys
+		total += work
+		largest = max(largest, work)
+	}
+	return largest*share*threads <= total*j.heads
 }
 
 // query is unit u: a piece and a KV head, or a query head when they are expanded.
