@@ -136,7 +136,7 @@ func (s *script) build(t *testing.T, d *datadriven.TestData) {
 		Policy: map[string]Policy{"continuous": Continuous, "static": Static, "none": None}[arg(t, d, "policy", "continuous")],
 		Order:  map[string]Order{"fcfs": FCFS, "priority": PriorityOrder}[arg(t, d, "order", "fcfs")],
 	}
-	if ms := arg(t, d, "budget", 0); ms > 0 { // a step costs 1 ms a row
+	if ms := arg(t, d, "budget", 0); ms != 0 { // a step costs 1 ms a row
 		cfg.StepBudget = time.Duration(ms) * time.Millisecond
 		cfg.StepCost = func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 	}
