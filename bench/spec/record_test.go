@@ -3,7 +3,9 @@
 package spec
 
 import (
+	"compress/gzip"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -79,4 +81,19 @@ func say(t *testing.T, e *engine.Engine, prompt []int32, temperature float32, se
 		t.Fatal(a.err)
 	}
 	return a.ids
+}
+
+func writeRecorded(r []recorded) error {
+	f, err := os.Create(recordedFile)
+	if err != nil {
+		return err
+	}
+	z, _ := gzip.NewWriterLevel(f, gzip.BestCompression)
+	if err := json.NewEncoder(z).Encode(r); err != nil {
+		return err
+	}
+	if err := z.Close(); err != nil {
+		return err
+	}
+	return f.Close()
 }

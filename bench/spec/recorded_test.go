@@ -33,18 +33,3 @@ func readRecorded() (out []recorded, err error) {
 	}
 	return out, json.NewDecoder(z).Decode(&out)
 }
-
-func writeRecorded(r []recorded) error {
-	f, err := os.Create(recordedFile)
-	if err != nil {
-		return err
-	}
-	z, _ := gzip.NewWriterLevel(f, gzip.BestCompression)
-	if err := json.NewEncoder(z).Encode(r); err != nil {
-		return err
-	}
-	if err := z.Close(); err != nil {
-		return err
-	}
-	return f.Close()
-}
