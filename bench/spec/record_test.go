@@ -20,7 +20,8 @@ import (
 
 var record = flag.Bool("record", false, "write "+recordedFile+" anew instead of comparing")
 
-// What the replays read is what the default model says, id for id:
+// What the replays read is what the default model says, id for id; with -short only the
+// first prompt of each set is asked.
 //
 //	SESTINA_TEST_MODEL=FILE go test -tags real ./bench/spec -run TestRecorded -record
 func TestRecorded(t *testing.T) {
@@ -39,6 +40,10 @@ func TestRecorded(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, text := range texts {
+			if testing.Short() && i > 0 && !*record {
+				out = append(out, recorded{}) // in its place
+				continue
+			}
 			ids, err := encode(llm, text)
 			if err != nil {
 				t.Fatal(err)
@@ -67,6 +72,9 @@ func TestRecorded(t *testing.T) {
 	}
 	for i, r := range out {
 		k := known[i]
+		if r.Set == "" {
+			continue
+		}
 		if k.Set != r.Set || !slices.Equal(k.Prompt, r.Prompt) || !slices.Equal(k.Greedy, r.Greedy) || !slices.EqualFunc(k.Drawn, r.Drawn, slices.Equal) {
 			t.Errorf("%s, prompt %d: the model says something else than what is recorded", r.Set, i)
 		}
