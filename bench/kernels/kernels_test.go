@@ -110,6 +110,13 @@ func TestStepsOfManyRowsAreTimed(t *testing.T) {
 		if x.Ms <= 0 || x.Min > x.Ms || x.Ms > x.Max || x.Cost <= 0 {
 			t.Errorf("%+v", x)
 		}
+		sum := 0.0
+		for _, p := range x.Parts {
+			sum += p.Us
+		}
+		if len(x.Parts) != len(r.Rows[0].Parts) || sum < 200*x.Min || sum > 5000*x.Max { // means, against medians
+			t.Errorf("M = %d: %d parts of %v µs in steps of at most %v ms", x.M, len(x.Parts), sum, x.Max)
+		}
 	}
 	_, err = RunSteps(context.Background(), tiny, Steps{Rows: []int{1}, Depth: 1 << 19, Reps: 1, PerRep: 1, KVDType: tensor.F16})
 	if err == nil || !strings.Contains(err.Error(), "exceed the model's context") {

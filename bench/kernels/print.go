@@ -44,6 +44,24 @@ func (r *StepReport) Print(out io.Writer, markdown bool) {
 		rows = append(rows, []string{fmt.Sprint(x.M), fmt.Sprintf("%.2f", x.Ms), fmt.Sprintf("%.2f–%.2f", x.Min, x.Max), fmt.Sprintf("%.3f", x.Cost)})
 	}
 	table(out, markdown, []string{"M", "ms", "spread", "c(M)/c(1)"}, rows)
+	r.printParts(out, markdown)
+}
+
+// printParts shows which operations the cost of more rows lies in.
+func (r *StepReport) printParts(out io.Writer, markdown bool) {
+	head, rows := []string{"µs a step"}, [][]string{}
+	for _, x := range r.Rows {
+		head = append(head, fmt.Sprintf("M=%d", x.M))
+	}
+	for i, part := range r.Rows[0].Parts {
+		row := []string{part.Name}
+		for _, x := range r.Rows {
+			row = append(row, fmt.Sprintf("%.0f", x.Parts[i].Us))
+		}
+		rows = append(rows, row)
+	}
+	fmt.Fprintln(out)
+	table(out, markdown, head, rows)
 }
 
 func table(out io.Writer, markdown bool, head []string, rows [][]string) {

@@ -48,6 +48,14 @@ type StepRow struct {
 	Max  float64 `json:"ms_max"`
 	Cost float64 `json:"cost"` // c(M)/c(1): median over the repetitions of the ratio within one
 	N    int     `json:"n"`
+
+	Parts []StepPart `json:"parts"` // in the order of a step
+}
+
+// StepPart is what a kind of operation costs in such a step: which of them make rows dear.
+type StepPart struct {
+	Name string  `json:"name"`
+	Us   float64 `json:"us"` // mean over all steps
 }
 
 // RunSteps loads the model at path and times its steps, all M in turn in each
@@ -72,6 +80,9 @@ func RunSteps(ctx context.Context, path string, s Steps) (*StepReport, error) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
+		if rep == 0 {
+			clear(t.spent)
+		}
 		one := t.repetition()
 		for m, ms := range one {
 			if rep >= 0 {
@@ -86,7 +97,7 @@ func RunSteps(ctx context.Context, path string, s Steps) (*StepReport, error) {
 			cost = append(cost, ms/times[1][i])
 		}
 		v := times[m]
-		r.Rows = append(r.Rows, StepRow{M: m, Ms: median(v), Min: slices.Min(v), Max: slices.Max(v), Cost: median(cost), N: len(v)})
+		r.Rows = append(r.Rows, StepRow{M: m, Ms: median(v), Min: slices.Min(v), Max: slices.Max(v), Cost: median(cost), N: len(v), Parts: t.parts(m)})
 	}
 	return r, nil
 }
@@ -94,9 +105,10 @@ func RunSteps(ctx context.Context, path string, s Steps) (*StepReport, error) {
 // stepTimer is a loaded model with one sequence in its KV cache.
 type stepTimer struct {
 	Steps
-	backend backend.Backend
+	backend *backend.Profiled
 	runner  *runner.ModelRunner
 	seq     *batch.Sequence
+	spent   map[int][]backend.Part // by M, of all steps that count
 }
 
 const stepChunk = 512 // rows of a step that fills the cache
@@ -111,9 +123,9 @@ func openSteps(path string, s Steps) (*stepTimer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &stepTimer{Steps: s, backend: b}
+	t := &stepTimer{Steps: s, backend: backend.Profile(b), spent: map[int][]backend.Part{}}
 	most := slices.Max(s.Rows)
-	m, err := model.Load(c, b, model.Options{MaxRows: stepChunk, MaxLogitRows: most})
+	m, err := model.Load(c, t.backend, model.Options{MaxRows: stepChunk, MaxLogitRows: most})
 	if err == nil && s.Depth+1+most > m.Info().MaxContext {
 		err = fmt.Errorf("a depth of %d and %d rows exceed the model's context of %d tokens", s.Depth, most, m.Info().MaxContext)
 	}
@@ -121,7 +133,7 @@ func openSteps(path string, s Steps) (*stepTimer, error) {
 		const blockSize = 16
 		blocks := (s.Depth+1+most)/blockSize + 1
 		t.sequence(m.Info().Vocab, blocks)
-		t.runner, err = runner.New(m, b, runner.Config{Blocks: blocks, BlockSize: blockSize, KVDType: s.KVDType, OneGroup: true})
+		t.runner, err = runner.New(m, t.backend, runner.Config{Blocks: blocks, BlockSize: blockSize, KVDType: s.KVDType, OneGroup: true})
 	}
 	if err != nil {
 		t.close()
@@ -166,7 +178,9 @@ func (t *stepTimer) repetition() map[int]float64 {
 	times := map[int][]float64{}
 	for range t.PerRep {
 		for _, m := range t.Rows {
+			before := t.backend.Parts()
 			times[m] = append(times[m], float64(t.step(m, m-1))/1e6)
+			t.spent[m] = append(t.spent[m], backend.PartsSince(t.backend.Parts(), before)...)
 		}
 	}
 	medians := map[int]float64{}
@@ -174,6 +188,20 @@ func (t *stepTimer) repetition() map[int]float64 {
 		medians[m] = median(v)
 	}
 	return medians
+}
+
+// parts are the means of a step of M rows.
+func (t *stepTimer) parts(m int) (parts []StepPart) {
+	steps := float64(t.Reps * t.PerRep)
+	for _, x := range t.spent[m] {
+		i := slices.IndexFunc(parts, func(p StepPart) bool { return p.Name == x.Name })
+		if i < 0 {
+			i = len(parts)
+			parts = append(parts, StepPart{Name: x.Name})
+		}
+		parts[i].Us += float64(x.Time) / 1e3 / steps
+	}
+	return parts
 }
 
 func (t *stepTimer) close() {

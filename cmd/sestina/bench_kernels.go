@@ -31,7 +31,7 @@ func newBenchKernels() *cobra.Command {
 		Long: `Measure GB/s and Gop/s of each matrix kernel, by weight format, matrix shape and rows, and of attention by
 KV format at --depth, on one thread, beside the read bandwidth and the best product in the first-level cache.
 With -m, measure instead what a
-step of M rows of one sequence costs that model, c(M)/c(1): what speculation stands or falls with.
+step of M rows of one sequence costs that model, c(M)/c(1), and in which of its operations: what speculation stands or falls with.
 The last line is one JSON document.`,
 		Example: `  sestina bench kernels --dtype q4_0,q8_0 --shapes smollm2-135m
   sestina bench kernels --isa avx2,avx512vnni --rows 1,8
