@@ -119,8 +119,8 @@ func (b *Backend) CopyBlocks(kv backend.Cache, copies []batch.BlockCopy) {
 //	parts   one partition of a long context    unit: piece × KV head × partition
 //	close   combine the partitions             unit: piece × KV head
 //
-// A step of single rows (decode) needs no barrier between append and whole: no
-// row reads another's key, so one unit does both.
+// A step whose sequences have one piece each (decode, verification) needs no barrier between append and whole: no piece reads
+// another's keys, so one unit does both.
 type attendJob struct {
 	b        *Backend
 	dst, qkv backend.Rows
@@ -204,7 +204,7 @@ func (j *attendJob) plan() {
 	}
 	for i := range j.in.Spans {
 		s := &j.in.Spans[i]
-		j.fused = j.fused && s.Len == 1
+		j.fused = j.fused && s.Len <= pieceRows
 		rows := pieceRows
 		if j.b.opt.FullAttention {
 			rows = s.Len // the matrix is whole
@@ -276,8 +276,10 @@ func (j *attendJob) Do(worker, i0, i1 int) {
 		case appendKV:
 			j.append(u/j.op.KVHeads, u%j.op.KVHeads)
 		case wholeRows:
-			if j.fused {
-				j.append(j.pieces[u/j.heads].row, u%j.heads)
+			if p := &j.pieces[u/j.heads]; j.fused {
+				for row := range p.len {
+					j.append(p.row+row, u%j.heads)
+				}
 			}
 			q := j.query(u)
 			j.kernel.Attend(j.out(u), j.dst.Width, j.pool, &q, s)
