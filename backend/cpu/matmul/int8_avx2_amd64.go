@@ -7,6 +7,9 @@ package matmul
 // int8Q40x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q40x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q40x3x1AVX2 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q40x3x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q40x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q40x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
@@ -15,6 +18,9 @@ func int8Q40x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panel
 
 // int8Q41x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q41x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q41x3x1AVX2 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q41x3x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q41x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q41x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -25,6 +31,9 @@ func int8Q41x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panel
 // int8Q50x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q50x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q50x3x1AVX2 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q50x3x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q50x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q50x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
@@ -33,6 +42,9 @@ func int8Q50x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panel
 
 // int8Q51x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q51x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q51x3x1AVX2 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q51x3x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q51x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q51x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -43,6 +55,9 @@ func int8Q51x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panel
 // int8Q80x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q80x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q80x3x1AVX2 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q80x3x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q80x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q80x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
@@ -51,6 +66,9 @@ func int8Q80x1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panel
 
 // int8Q4Kx4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q4Kx4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q4Kx3x1AVX2 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q4Kx3x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q4Kx2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q4Kx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -61,6 +79,9 @@ func int8Q4Kx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panel
 // int8Q5Kx4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q5Kx4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q5Kx3x1AVX2 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q5Kx3x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q5Kx2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q5Kx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
@@ -69,6 +90,9 @@ func int8Q5Kx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panel
 
 // int8Q6Kx4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q6Kx4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q6Kx3x1AVX2 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q6Kx3x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q6Kx2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q6Kx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -79,6 +103,9 @@ func int8Q6Kx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panel
 // int8Q2Kx4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q2Kx4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q2Kx3x1AVX2 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q2Kx3x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q2Kx2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q2Kx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
@@ -87,6 +114,9 @@ func int8Q2Kx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panel
 
 // int8Q3Kx4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q3Kx4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q3Kx3x1AVX2 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q3Kx3x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q3Kx2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q3Kx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -97,6 +127,9 @@ func int8Q3Kx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panel
 // int8IQ4NLx4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func int8IQ4NLx4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8IQ4NLx3x1AVX2 multiplies 3 x by 16·1 weight rows at a time.
+func int8IQ4NLx3x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8IQ4NLx2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func int8IQ4NLx2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
@@ -105,6 +138,9 @@ func int8IQ4NLx1x1AVX2(out *float32, outStride int, w *byte, panelBytes int, pan
 
 // int8MXFP4x4x1AVX2 multiplies 4 x by 16·1 weight rows at a time.
 func int8MXFP4x4x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x3x1AVX2 multiplies 3 x by 16·1 weight rows at a time.
+func int8MXFP4x3x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8MXFP4x2x1AVX2 multiplies 2 x by 16·1 weight rows at a time.
 func int8MXFP4x2x1AVX2(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)

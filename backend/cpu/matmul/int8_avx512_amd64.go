@@ -4,11 +4,20 @@
 
 package matmul
 
+// int8Q40x8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func int8Q40x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q40x7x1AVX512 multiplies 7 x by 16·1 weight rows at a time.
+func int8Q40x7x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q40x6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
 func int8Q40x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q40x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
 func int8Q40x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q40x5x1AVX512 multiplies 5 x by 16·1 weight rows at a time.
+func int8Q40x5x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q40x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
 func int8Q40x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -16,11 +25,20 @@ func int8Q40x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q40x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q40x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q40x3x1AVX512 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q40x3x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q40x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q40x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q40x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
 func int8Q40x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q41x8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func int8Q41x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q41x7x1AVX512 multiplies 7 x by 16·1 weight rows at a time.
+func int8Q41x7x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q41x6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
 func int8Q41x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -28,11 +46,17 @@ func int8Q41x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q41x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
 func int8Q41x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q41x5x1AVX512 multiplies 5 x by 16·1 weight rows at a time.
+func int8Q41x5x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q41x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
 func int8Q41x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q41x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q41x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q41x3x1AVX512 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q41x3x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q41x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q41x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -40,11 +64,20 @@ func int8Q41x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q41x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
 func int8Q41x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q50x8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func int8Q50x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q50x7x1AVX512 multiplies 7 x by 16·1 weight rows at a time.
+func int8Q50x7x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q50x6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
 func int8Q50x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q50x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
 func int8Q50x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q50x5x1AVX512 multiplies 5 x by 16·1 weight rows at a time.
+func int8Q50x5x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q50x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
 func int8Q50x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -52,11 +85,20 @@ func int8Q50x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q50x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q50x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q50x3x1AVX512 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q50x3x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q50x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q50x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q50x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
 func int8Q50x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q51x8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func int8Q51x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q51x7x1AVX512 multiplies 7 x by 16·1 weight rows at a time.
+func int8Q51x7x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q51x6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
 func int8Q51x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -64,11 +106,17 @@ func int8Q51x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q51x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
 func int8Q51x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q51x5x1AVX512 multiplies 5 x by 16·1 weight rows at a time.
+func int8Q51x5x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q51x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
 func int8Q51x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q51x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q51x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q51x3x1AVX512 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q51x3x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q51x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q51x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -76,14 +124,26 @@ func int8Q51x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q51x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
 func int8Q51x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q80x8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func int8Q80x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q80x7x1AVX512 multiplies 7 x by 16·1 weight rows at a time.
+func int8Q80x7x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q80x6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
 func int8Q80x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q80x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
 func int8Q80x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q80x5x1AVX512 multiplies 5 x by 16·1 weight rows at a time.
+func int8Q80x5x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q80x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q80x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q80x3x1AVX512 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q80x3x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q80x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q80x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -91,11 +151,20 @@ func int8Q80x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q80x1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
 func int8Q80x1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q4Kx8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func int8Q4Kx8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q4Kx7x1AVX512 multiplies 7 x by 16·1 weight rows at a time.
+func int8Q4Kx7x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q4Kx6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
 func int8Q4Kx6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q4Kx6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
 func int8Q4Kx6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q4Kx5x1AVX512 multiplies 5 x by 16·1 weight rows at a time.
+func int8Q4Kx5x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q4Kx4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
 func int8Q4Kx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -103,11 +172,20 @@ func int8Q4Kx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q4Kx4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q4Kx4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q4Kx3x1AVX512 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q4Kx3x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q4Kx2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q4Kx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q4Kx1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
 func int8Q4Kx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q5Kx8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func int8Q5Kx8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q5Kx7x1AVX512 multiplies 7 x by 16·1 weight rows at a time.
+func int8Q5Kx7x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q5Kx6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
 func int8Q5Kx6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -115,11 +193,17 @@ func int8Q5Kx6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q5Kx6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
 func int8Q5Kx6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q5Kx5x1AVX512 multiplies 5 x by 16·1 weight rows at a time.
+func int8Q5Kx5x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q5Kx4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
 func int8Q5Kx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q5Kx4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q5Kx4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q5Kx3x1AVX512 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q5Kx3x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q5Kx2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q5Kx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -130,11 +214,23 @@ func int8Q5Kx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q6Kx8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
 func int8Q6Kx8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q6Kx7x1AVX512 multiplies 7 x by 16·1 weight rows at a time.
+func int8Q6Kx7x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q6Kx6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
+func int8Q6Kx6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q6Kx5x1AVX512 multiplies 5 x by 16·1 weight rows at a time.
+func int8Q6Kx5x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q6Kx4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
 func int8Q6Kx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q6Kx4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q6Kx4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q6Kx3x1AVX512 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q6Kx3x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q6Kx2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q6Kx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -145,11 +241,23 @@ func int8Q6Kx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q2Kx8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
 func int8Q2Kx8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q2Kx7x1AVX512 multiplies 7 x by 16·1 weight rows at a time.
+func int8Q2Kx7x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q2Kx6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
+func int8Q2Kx6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q2Kx5x1AVX512 multiplies 5 x by 16·1 weight rows at a time.
+func int8Q2Kx5x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q2Kx4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
 func int8Q2Kx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q2Kx4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q2Kx4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q2Kx3x1AVX512 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q2Kx3x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q2Kx2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q2Kx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -160,11 +268,23 @@ func int8Q2Kx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q3Kx8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
 func int8Q3Kx8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8Q3Kx7x1AVX512 multiplies 7 x by 16·1 weight rows at a time.
+func int8Q3Kx7x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q3Kx6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
+func int8Q3Kx6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q3Kx5x1AVX512 multiplies 5 x by 16·1 weight rows at a time.
+func int8Q3Kx5x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8Q3Kx4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
 func int8Q3Kx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q3Kx4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8Q3Kx4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8Q3Kx3x1AVX512 multiplies 3 x by 16·1 weight rows at a time.
+func int8Q3Kx3x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8Q3Kx2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func int8Q3Kx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -172,11 +292,20 @@ func int8Q3Kx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, pan
 // int8Q3Kx1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
 func int8Q3Kx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8IQ4NLx8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func int8IQ4NLx8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8IQ4NLx7x1AVX512 multiplies 7 x by 16·1 weight rows at a time.
+func int8IQ4NLx7x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8IQ4NLx6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
 func int8IQ4NLx6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8IQ4NLx6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
 func int8IQ4NLx6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8IQ4NLx5x1AVX512 multiplies 5 x by 16·1 weight rows at a time.
+func int8IQ4NLx5x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8IQ4NLx4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
 func int8IQ4NLx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -184,11 +313,20 @@ func int8IQ4NLx4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, p
 // int8IQ4NLx4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8IQ4NLx4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8IQ4NLx3x1AVX512 multiplies 3 x by 16·1 weight rows at a time.
+func int8IQ4NLx3x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8IQ4NLx2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func int8IQ4NLx2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8IQ4NLx1x1AVX512 multiplies 1 x by 16·1 weight rows at a time.
 func int8IQ4NLx1x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x8x1AVX512 multiplies 8 x by 16·1 weight rows at a time.
+func int8MXFP4x8x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x7x1AVX512 multiplies 7 x by 16·1 weight rows at a time.
+func int8MXFP4x7x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8MXFP4x6x2AVX512 multiplies 6 x by 16·2 weight rows at a time.
 func int8MXFP4x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
@@ -196,11 +334,17 @@ func int8MXFP4x6x2AVX512(out *float32, outStride int, w *byte, panelBytes int, p
 // int8MXFP4x6x1AVX512 multiplies 6 x by 16·1 weight rows at a time.
 func int8MXFP4x6x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
+// int8MXFP4x5x1AVX512 multiplies 5 x by 16·1 weight rows at a time.
+func int8MXFP4x5x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
 // int8MXFP4x4x2AVX512 multiplies 4 x by 16·2 weight rows at a time.
 func int8MXFP4x4x2AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8MXFP4x4x1AVX512 multiplies 4 x by 16·1 weight rows at a time.
 func int8MXFP4x4x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
+
+// int8MXFP4x3x1AVX512 multiplies 3 x by 16·1 weight rows at a time.
+func int8MXFP4x3x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)
 
 // int8MXFP4x2x1AVX512 multiplies 2 x by 16·1 weight rows at a time.
 func int8MXFP4x2x1AVX512(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int)

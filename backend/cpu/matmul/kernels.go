@@ -64,9 +64,9 @@ type Kernels struct {
 	read       func(data *byte, chunks int) byte
 }
 
-// tile is a kernel for a fixed number of rows of activations that takes so many panels at a time. Tiles are listed by
-// rows, then panels, most first; the last of the same rows takes one panel. Strides are in bytes; steps is the number of
-// groups, with float32 activations that of columns.
+// tile is a kernel for a fixed number of rows of activations that takes so many panels at a time. Those of the same rows
+// stand together, the one for one panel last; before smaller ones stands what many rows are best cut into. Strides are in bytes;
+// steps is the number of groups, with float32 activations that of columns.
 type tile struct {
 	rows, panels int
 	run          func(out *float32, outStride int, w *byte, panelBytes, panels, steps int, x *byte, xStride int)
@@ -194,26 +194,28 @@ func (k *Kernels) MulF32(out []float32, outStride int, w *Packed, panel0, panels
 func run(tiles []tile, out []float32, outStride int, weights []byte, panelBytes, steps int, x []byte, xStride, m int) {
 	for len(weights) > 0 {
 		panels := min(panelsPerCall(panelBytes), len(weights)/panelBytes)
-		for row, t := 0, 0; row < m; row += tiles[t].rows {
-			for !fits(tiles[t:], m-row) {
-				t++
-			}
-			runRows(tiles[t:], out[row*outStride:], outStride, weights, panelBytes, panels, steps, x[row*xStride:], xStride)
+		for row, n := 0, 0; row < m; row += n {
+			t := fitting(tiles, m-row)
+			n = t[0].rows
+			runRows(t, out[row*outStride:], outStride, weights, panelBytes, panels, steps, x[row*xStride:], xStride)
 		}
 		weights, out = weights[panels*panelBytes:], out[panels*PanelRows:]
 	}
 }
 
-// fits reports whether the first tile suits the rows that are left: it is not too large, and the next smaller tile does not
-// cover them in two equal parts.
-func fits(tiles []tile, left int) bool {
-	rows := tiles[0].rows
-	for _, t := range tiles {
-		if t.rows < rows {
-			return rows == left || rows < left && left != 2*t.rows
+// fitting returns the tiles from the first on that suits the rows that are left: all of them, or else as many as there are
+// of the first kind that is not too large, unless a smaller kind covers them in two equal parts.
+func fitting(tiles []tile, left int) []tile {
+	some := -1
+	for i := range tiles {
+		switch rows := tiles[i].rows; {
+		case rows == left:
+			return tiles[i:]
+		case some < 0 && rows < left, some >= 0 && rows < tiles[some].rows && 2*rows == left:
+			some = i
 		}
 	}
-	return rows <= left
+	return tiles[some:]
 }
 
 // runRows multiplies one tile's rows by panels: the widest kernels first, the one for single panels takes the rest.

@@ -23,17 +23,17 @@ func int8AVX512() {
 	}
 }
 
-// zTiles are rows and panels, most first. Two panels share the broadcasts, which halves the loads; the sums and accumulators
-// of 6 × 2 leave eight of 32 registers. One or two rows wait for memory, which is read fastest front to back; so do four
-// rows of Q8_0.
-func (f format) zTiles() [][2]int {
-	switch {
-	case f.halves(): // needs two sums
-		return [][2]int{{8, 1}, {4, 2}, {4, 1}, {2, 1}, {1, 1}}
-	case f.lines == 8:
-		return [][2]int{{6, 2}, {6, 1}, {4, 1}, {2, 1}, {1, 1}}
+// zTiles are rows and panels. Up to eight rows are one pass over the weights, whose reading hides their arithmetic; more
+// rows are several, best of 6 × 2: two panels share the broadcasts, which halves the loads, and the sums and accumulators leave
+// eight of 32 registers. So do four rows, but not of Q8_0: memory is read fastest front to back.
+func (f format) zTiles() (tiles [][2]int) {
+	for m := 8; m > 0; m-- {
+		if m == 6 && !f.halves() || m == 4 && f.lines < 8 { // halves need two sums
+			tiles = append(tiles, [2]int{m, 2})
+		}
+		tiles = append(tiles, [2]int{m, 1})
 	}
-	return [][2]int{{6, 2}, {6, 1}, {4, 2}, {4, 1}, {2, 1}, {1, 1}}
+	return tiles
 }
 
 type zKernel struct {
