@@ -23,7 +23,7 @@ type work struct {
 // oursBench runs `sestina bench`: the median over its repetitions is the figure.
 func (c *Config) oursBench(w work) measure {
 	return func(ctx context.Context) ([]float64, error) {
-		out, err := c.output(ctx, c.selfEnv, c.Self, w.oursArgs()...)
+		out, err := c.output(ctx, c.selfEnv, c.Self, c.forced(w.oursArgs()...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -51,6 +51,14 @@ func (w work) oursArgs() []string {
 		"--reps", strconv.Itoa(innerRuns), "--kv-cache-dtype", w.kv, "--speculation", "off", "--output", "json"}
 	if streams > 1 {
 		args = append(args, "--max-num-batched-tokens", strconv.Itoa(max(streams*w.prompt, 512)))
+	}
+	return args
+}
+
+// forced are the arguments of a command of ours, with the kernel family if one is forced.
+func (c *Config) forced(args ...string) []string {
+	if c.ISA != "" {
+		args = append(args, "--isa", c.ISA)
 	}
 	return args
 }
@@ -91,7 +99,7 @@ func (c *Config) oursSteps(model string) measure {
 		for _, m := range verifyRows {
 			args[len(args)-1] += "," + strconv.Itoa(m)
 		}
-		out, err := c.output(ctx, c.selfEnv, c.Self, args...)
+		out, err := c.output(ctx, c.selfEnv, c.Self, c.forced(args...)...)
 		if err != nil {
 			return nil, err
 		}

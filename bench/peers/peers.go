@@ -49,7 +49,8 @@ type Config struct {
 	Threads []int         `json:"threads"` // decode and prefill take each, other rows the last
 	Streams []int         `json:"streams"` // of the batch row
 	Reps    int           `json:"reps"`
-	Timeout time.Duration `json:"timeout_ns"` // of one process
+	ISA     string        `json:"isa,omitempty"` // our kernel family; empty = the best
+	Timeout time.Duration `json:"timeout_ns"`    // of one process
 
 	selfEnv, peerEnv []string // added to the environment of the sides, for tests
 }

@@ -105,6 +105,28 @@ func TestBothSidesGetTheSameWork(t *testing.T) {
 	}
 }
 
+// TestOurFamilyIsForced: in every command of ours and in none of the peer's.
+func TestOurFamilyIsForced(t *testing.T) {
+	c, log := stage(t, "", "decode", "batch", "verify", "start", "speculation")
+	c.Reps, c.ISA = 1, "avx2"
+	if r := compare(t, c); r.Failed() != 0 {
+		t.Fatalf("%+v", r.Rows)
+	}
+	ours := 0
+	for _, line := range log() {
+		words := strings.Fields(line)
+		if words[0] == "sestina" {
+			ours++
+		}
+		if forced := flagOf(words, "--isa") == "avx2"; forced != (words[0] == "sestina") {
+			t.Errorf("forced %v: %s", forced, line)
+		}
+	}
+	if ours < 5 {
+		t.Errorf("%d commands of ours", ours)
+	}
+}
+
 func TestServersAreStartedLoadedAndEnded(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("resident memory is read from /proc")

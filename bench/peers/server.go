@@ -70,9 +70,9 @@ type server struct {
 
 func (c *Config) ownServer(model string, tokenBytes uint64) server {
 	return server{c.Self, c.selfEnv, func(port string) []string {
-		return []string{"serve", model, "--port", port, "--threads", strconv.Itoa(c.most()), "--max-num-seqs", strconv.Itoa(seats),
+		return c.forced("serve", model, "--port", port, "--threads", strconv.Itoa(c.most()), "--max-num-seqs", strconv.Itoa(seats),
 			"--kv-cache-memory-bytes", strconv.FormatUint(poolTokens*tokenBytes, 10), "--kv-cache-dtype", "f16",
-			"--speculation", "off", "--no-enable-prefix-caching", "--log-level", "error"}
+			"--speculation", "off", "--no-enable-prefix-caching", "--log-level", "error")
 	}}
 }
 

@@ -42,9 +42,9 @@ func (c *Config) speculationTrials(model string) (all []trial, err error) {
 			t.figures = append(t.figures, figure{fmt.Sprintf("speculation, %s prompts, peer's %s", set, kind), "tok/s", Speed})
 		}
 		t.ours = c.answer(server{c.Self, c.selfEnv, func(port string) []string {
-			return []string{"serve", model, "--port", port, "--threads", strconv.Itoa(c.most()), "--max-num-seqs", "1",
+			return c.forced("serve", model, "--port", port, "--threads", strconv.Itoa(c.most()), "--max-num-seqs", "1",
 				"--kv-cache-memory-bytes", strconv.FormatUint(speculationContext*token, 10), "--kv-cache-dtype", "f16",
-				"--no-enable-prefix-caching", "--log-level", "error"}
+				"--no-enable-prefix-caching", "--log-level", "error")
 		}})
 		t.peer = c.answer(server{c.peer("llama-server"), c.peerEnv, func(port string) []string {
 			n := strconv.Itoa(c.most())

@@ -59,6 +59,7 @@ row. The last line is one JSON document. Exits 1 when a row failed. Keep the mac
 	fs.StringSliceVar(&c.Rows, "rows", peers.RowNames(), "what to measure")
 	fs.IntSliceVar(&c.Threads, "threads", []int{1, 2}, "threads of decode and prefill; the other rows take the last")
 	fs.IntSliceVar(&c.Streams, "streams", []int{8, 16, 32}, "streams of the batch row")
+	fs.StringVar(&c.ISA, "isa", "", "force our kernel family, for a peer that was built without the newer instructions")
 	fs.IntVar(&c.Reps, "reps", 5, "repetitions, each one process a side")
 	fs.DurationVar(&c.Timeout, "timeout", 15*time.Minute, "longest run of one process")
 	fs.StringVar(&output, "output", "text", "text or json")
