@@ -38,7 +38,7 @@ const (
 )
 
 // ownRows is how many rows a worker rather prepares itself than waits for.
-const ownRows = 2
+const ownRows = 4
 
 // Many rows are taken in blocks (Kernels.RowBlock) against pieces of at most maxPanels:
 // the block's activations (64 rows of 1,536 as int8: 196 KiB) and the piece's
