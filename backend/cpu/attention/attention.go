@@ -151,7 +151,7 @@ type Scratch struct {
 	states  []float32
 	sum     []float32
 	weights []float32
-	flash   page
+	flash   []page // one
 	keys    keys
 	full    []page // Query.Full: every pass in every partition at once
 	fullKV  []keys
@@ -168,7 +168,9 @@ type Moved struct{ KeysValues, Scores, Rows int64 } // Rows: queries in, output 
 // Total is all of them.
 func (m *Moved) Total() int64 { return m.KeysValues + m.Scores + m.Rows }
 
-// page is one pass's scores, then weights, in one partition.
+// page is one pass's scores, then weights, in one partition. Kernels want it at
+// the start of a cache line, as memory of this size is, and read a row's scores
+// up to 15 tiles past its end.
 type page struct {
 	scores [maxRows * scoreStride]float32
 	alpha  [maxRows * alphaStride]float32

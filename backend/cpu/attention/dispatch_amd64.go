@@ -56,16 +56,18 @@ func (k *Kernel) scores(s []float32, queries queries, pool []byte, offsets []int
 	}
 }
 
-// softmax turns a row's scores into weights, writes each tile's alpha and advances l and m.
-func (k *Kernel) softmax(s, alpha, l []float32, m *float32) {
-	_ = alpha[Tile-1]
-	switch n := len(s) / Tile; k.level {
+// softmax turns the scores of rows [a, b), n tiles from tile from of the scratch
+// on, into weights, writes each tile's alpha, and l and m of the states.
+func (k *Kernel) softmax(states []float32, s *page, from, n, a, b int) {
+	scores, alpha, state := &s.scores[a*scoreStride+from*Tile], &s.alpha[a*alphaStride+from], &states[a*k.StateLen()]
+	stride, m := 4*k.StateLen(), 4*(16+k.width())
+	switch k.level {
 	case simd.AVX512:
-		softmaxAVX512(&s[0], &alpha[0], &l[0], m, n)
+		softmaxAVX512(scores, alpha, state, stride, m, n, b-a)
 	case simd.AVX2:
-		softmaxAVX2(&s[0], &alpha[0], &l[0], m, n)
+		softmaxAVX2(scores, alpha, state, stride, m, n, b-a)
 	default:
-		softmaxGeneric(s, alpha, l, m)
+		k.softmaxGeneric(states, s, from, n, a, b)
 	}
 }
 

@@ -8,7 +8,9 @@ func (k *Kernel) scores(s []float32, q queries, pool []byte, offsets []int64, ro
 	k.scoresGeneric(s, q, pool, offsets, rows)
 }
 
-func (k *Kernel) softmax(s, alpha, l []float32, m *float32) { softmaxGeneric(s, alpha, l, m) }
+func (k *Kernel) softmax(states []float32, s *page, from, n, a, b int) {
+	k.softmaxGeneric(states, s, from, n, a, b)
+}
 
 func (k *Kernel) values(states []float32, s *page, kv *keys, seen, t tiles, from, to, a, b int) {
 	k.valuesGeneric(states, s, kv, seen, t, from, to, a, b)

@@ -61,7 +61,17 @@ func (k *Kernel) dotsGeneric(s []float32, q []queryBlock, pool []byte, offsets [
 	}
 }
 
-func softmaxGeneric(s, alpha, l []float32, m *float32) {
+// softmaxGeneric runs rows [a, b) of a pass through n tiles that begin at tile from of the scratch.
+func (k *Kernel) softmaxGeneric(states []float32, s *page, from, n, a, b int) {
+	for r := a; r < b; r++ {
+		state := states[r*k.StateLen():][:k.StateLen()]
+		m := k.maximum(state)
+		*m = minusInf
+		softmaxRow(s.scores[r*scoreStride+from*Tile:][:n*Tile], s.alpha[r*alphaStride+from:], state[:Tile], m)
+	}
+}
+
+func softmaxRow(s, alpha, l []float32, m *float32) {
 	for t := range len(s) / Tile {
 		score := s[t*Tile:][:Tile]
 		next := *m

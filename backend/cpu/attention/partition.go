@@ -30,9 +30,9 @@ func (k *Kernel) partition(states []float32, pool []byte, q *Query, part int, mo
 	if more && k.tiled() {
 		k.offsets(&s.keys.next, len(pool), q, part+1, tiles{0, q.rowTiles(q.Rows-1, part+1).to})
 	}
-	n := k.StateLen()
+	n, flash := k.StateLen(), &grow(&s.flash, 1)[0]
 	k.passes(q.Rows*q.Group, func(a, b int) {
-		p := pass{k, q, &s.flash, &s.keys, k.queries(s, a), part, a, b, states[a*n : b*n]}
+		p := pass{k, q, flash, &s.keys, k.queries(s, a), part, a, b, states[a*n : b*n]}
 		if seen := p.seen(); !seen.empty() {
 			p.score(seen)
 			p.softmaxes(seen)
@@ -184,10 +184,18 @@ func (p *pass) score(seen tiles) {
 	}
 }
 
-// softmaxes turns every row's scores into weights.
+// softmaxes turns every row's scores into weights: rows together where all see
+// all tiles whole, else the rows of a position, which see the same keys.
 func (p *pass) softmaxes(seen tiles) {
-	for r := range p.b - p.a {
-		p.weigh(r, seen)
+	clear(p.states)
+	if p.common(seen) == seen {
+		p.weigh(p.a, p.b, seen)
+		return
+	}
+	for a := p.a; a < p.b; {
+		b := min((a/p.q.Group+1)*p.q.Group, p.b)
+		p.weigh(a, b, seen)
+		a = b
 	}
 }
 
@@ -205,9 +213,6 @@ func (p *pass) weightValues(seen tiles) {
 	p.positions(seen, tiles{both.to, tilesPerPartition})
 }
 
-// state is row r's; rows count from 0 in a pass.
-func (p *pass) state(r int) []float32 { n := p.StateLen(); return p.states[r*n : (r+1)*n : (r+1)*n] }
-
 // lanes is where the visible positions of row i begin in its first tile of the
 // partition and where they end in its last.
 func (p *pass) lanes(i int, t tiles) (from, to int) {
@@ -216,26 +221,25 @@ func (p *pass) lanes(i int, t tiles) (from, to int) {
 	return max(0, lo-base-t.from*Tile), min(Tile, pos+1-base-(t.to-1)*Tile)
 }
 
-// weigh blends the scores that row r does not see and runs the others through
-// the online softmax.
-func (p *pass) weigh(r int, seen tiles) {
-	state := p.state(r)
-	clear(state)
-	*p.maximum(state) = minusInf
-	i := (p.a + r) / p.q.Group
-	t := p.q.rowTiles(i, p.part)
+// weigh blends the scores that rows [a, b) do not see, the same for all of them,
+// and runs the others through the online softmax.
+func (p *pass) weigh(a, b int, seen tiles) {
+	t := p.q.rowTiles(a/p.q.Group, p.part)
 	if t.empty() {
 		return
 	}
-	from, to := p.lanes(i, t)
-	scores := p.s.scores[r*scoreStride:][(t.from-seen.from)*Tile : (t.to-seen.from)*Tile]
-	for j := range from {
-		scores[j] = minusInf
+	from, to := p.lanes(a/p.q.Group, t)
+	at, n := (t.from-seen.from)*Tile, (t.to-t.from)*Tile
+	for r := a - p.a; r < b-p.a; r++ {
+		scores := p.s.scores[r*scoreStride+at:][:n]
+		for j := range from {
+			scores[j] = minusInf
+		}
+		for j := n - Tile + to; j < n; j++ {
+			scores[j] = minusInf
+		}
 	}
-	for j := len(scores) - Tile + to; j < len(scores); j++ {
-		scores[j] = minusInf
-	}
-	p.softmax(scores, p.s.alpha[r*alphaStride+t.from-seen.from:], state[:16], p.maximum(state))
+	p.softmax(p.states, p.s, t.from-seen.from, t.to-t.from, a-p.a, b-p.a)
 }
 
 // common is the range of tiles that all rows see whole.

@@ -54,10 +54,10 @@ func scoresQ4_0AVX2(s *float32, q *byte, pool *byte, offsets *int64, tiles int, 
 //go:noescape
 func valuesQ4_0AVX2(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
-// softmaxAVX2 turns the scores of a row into weights p and rescale factors alpha, and advances its denominator l and maximum m.
+// softmaxAVX2 turns the scores of rows into weights p and rescale factors alpha, and writes their denominators l and, at state+m, maxima. It reads 16 tiles, however many count.
 //
 //go:noescape
-func softmaxAVX2(s *float32, alpha *float32, l *float32, m *float32, tiles int)
+func softmaxAVX2(s *float32, alpha *float32, state *float32, stride int, m int, tiles int, rows int)
 
 // accumulateAVX2 adds x·w to dst, 16·units elements, fused.
 //
@@ -119,10 +119,10 @@ func scoresQ4_0AVX512(s *float32, q *byte, pool *byte, offsets *int64, tiles int
 //go:noescape
 func valuesQ4_0AVX512(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
-// softmaxAVX512 turns the scores of a row into weights p and rescale factors alpha, and advances its denominator l and maximum m.
+// softmaxAVX512 turns the scores of rows into weights p and rescale factors alpha, and writes their denominators l and, at state+m, maxima. It reads 16 tiles, however many count.
 //
 //go:noescape
-func softmaxAVX512(s *float32, alpha *float32, l *float32, m *float32, tiles int)
+func softmaxAVX512(s *float32, alpha *float32, state *float32, stride int, m int, tiles int, rows int)
 
 // accumulateAVX512 adds x·w to dst, 16·units elements, fused.
 //

@@ -354,54 +354,6 @@ func column(s *vec.ISA, e element, base, pool, rowBytes, left reg.Register, rows
 	}
 }
 
-// softmax runs one row's scores through the online softmax.
-func softmax(s *vec.ISA) {
-	s.Func("softmax", "func(s, alpha, l, m *float32, tiles int)",
-		"turns the scores of a row into weights p and rescale factors alpha, and advances its denominator l and maximum m.", vec.ExpConstants...)
-	maxima := AllocLocal(4 * 32) // m before tile 0, after tile 0, …
-	for h := range 2 {
-		z := s.Zero()
-		s.Op(VMOVUPS, z, maxima.Offset(64*h))
-	}
-	out, m, n := param("s"), param("m"), param("tiles")
-	running := XMM()
-	VMOVSS(Mem{Base: m}, running)
-	VMOVSS(running, maxima)
-	at, i := GP64(), GP64()
-	MOVQ(out, at)
-	XORQ(i, i)
-	Label("maximum")
-	v := s.Load(Mem{Base: at}, false)
-	VMAXSS(s.Reduce(VMAXPS, v), running, running)
-	VMOVSS(running, maxima.Offset(4).Idx(i, 4))
-	ADDQ(U8(64), at)
-	INCQ(i)
-	CMPQ(i, n)
-	JL(LabelRef("maximum"))
-	VMOVSS(running, Mem{Base: m})
-
-	before, after := s.Load(maxima, false), s.Load(maxima.Offset(4), false)
-	s.Op(VSUBPS, after, before, before)
-	alpha := param("alpha")
-	s.Store(s.Exp(before), Mem{Base: alpha}, false)
-
-	lp := param("l")
-	l := s.Load(Mem{Base: lp}, false)
-	XORQ(i, i)
-	Label("weight")
-	v = s.Load(Mem{Base: out}, false)
-	s.Op(VSUBPS, s.Broadcast(maxima.Offset(4).Idx(i, 4)), v, v)
-	w := s.Exp(v)
-	s.Store(w, Mem{Base: out}, false)
-	s.Op(VFMADD213PS, w, s.Broadcast(Mem{Base: alpha, Index: i, Scale: 4}), l)
-	ADDQ(U8(64), out)
-	INCQ(i)
-	CMPQ(i, n)
-	JL(LabelRef("weight"))
-	s.Store(l, Mem{Base: lp}, false)
-	s.Return()
-}
-
 // combine holds the two steps that close a row.
 func combine(s *vec.ISA) {
 	s.Func("accumulate", "func(dst, x *float32, w float32, units int)", "adds x·w to dst, 16·units elements, fused.")

@@ -111,3 +111,50 @@ func (s *ISA) Reduce(packed func(...operand.Op), v V) reg.VecVirtual {
 	packed(t, x, x)
 	return x.(reg.VecVirtual)
 }
+
+// Falls is Exp of several x that are all 0, below or NaN, a step of each after
+// the other: their latencies hide each other. Destroys x.
+func (s *ISA) Falls(x ...V) []V {
+	n, p, keep, kept := make([]V, len(x)), make([]V, len(x)), make([]V, len(x)), make([]reg.OpmaskVirtual, len(x))
+	each := func(step func(i int)) {
+		for i := range x {
+			step(i)
+		}
+	}
+	each(func(i int) {
+		if s.Wide {
+			kept[i] = K()
+			s.Op(VCMPPS, NLT, s.Const(expMin), x[i], kept[i])
+			return
+		}
+		keep[i] = s.New()
+		s.Op(VCMPPS, NLT, s.Const(expMin), x[i], keep[i])
+	})
+	each(func(i int) { n[i] = s.New(); s.Op(VMULPS, s.Const(log2E), x[i], n[i]) })
+	each(func(i int) {
+		if s.Wide {
+			s.Op(VRNDSCALEPS, operand.U8(8), n[i], n[i])
+		} else {
+			s.Op(VROUNDPS, operand.U8(8), n[i], n[i])
+		}
+	})
+	each(func(i int) { s.Op(VFNMADD231PS, s.Const(ln2Hi), n[i], x[i]) })
+	each(func(i int) { s.Op(VFNMADD231PS, s.Const(ln2Lo), n[i], x[i]) })
+	each(func(i int) { p[i] = s.New(); s.Op(VMOVUPS, s.Const(c7), p[i]) })
+	for _, c := range []float32{c6, c5, c4, c3, c2} {
+		each(func(i int) { s.Op(VFMADD213PS, s.Const(c), x[i], p[i]) })
+	}
+	rr := make([]V, len(x))
+	each(func(i int) { rr[i] = s.New(); s.Op(VMULPS, x[i], x[i], rr[i]) })
+	each(func(i int) { s.Op(VFMADD213PS, x[i], rr[i], p[i]) })
+	each(func(i int) { s.Op(VADDPS, s.Const(1), p[i], p[i]) })
+	if s.Wide { // p·2ⁿ is never subnormal: x ≥ -87
+		each(func(i int) { VSCALEFPS_Z(n[i][0], p[i][0], kept[i], p[i][0]) })
+		return p
+	}
+	each(func(i int) { s.Op(VCVTPS2DQ, n[i], n[i]) })
+	each(func(i int) { s.Op(VPSLLD, operand.U8(23), n[i], n[i]) })
+	each(func(i int) { s.Op(VPADDD, n[i], p[i], p[i]) })
+	each(func(i int) { s.Op(VANDPS, keep[i], p[i], p[i]) })
+	return p
+}
