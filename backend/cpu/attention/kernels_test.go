@@ -8,6 +8,25 @@ import (
 	"sestina/tensor"
 )
 
+// TestEveryShapeOfPass: passes of every number of rows, of one position or of
+// as many, over every number of tiles, from the first key on or behind a window.
+// What a row does not see is NaN where it is not another's.
+func TestEveryShapeOfPass(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 11))
+	for rows := 1; rows <= maxRows+1; rows++ {
+		for n := 1; n <= tilesPerPartition+1; n++ {
+			dtype := dtypes[(rows+n)%len(dtypes)]
+			s := newSequence(r, Layout{1, fit(dtype, 48), 16, dtype}, max(rows, n*Tile-r.IntN(Tile)))
+			window := 0
+			if r.IntN(2) == 0 {
+				window = 1 + r.IntN(s.n)
+			}
+			checkContract(t, r, s, s.query(r, 1, rows, window))
+			checkContract(t, r, s, s.query(r, rows, 1, window))
+		}
+	}
+}
+
 // TestSoftmaxKernels compares the online softmax with its scalar twin, for all
 // numbers of rows and tiles, from any tile of the scratch on, with scores whose
 // weights vanish, with infinities, and with NaN around them, which must stay there.

@@ -73,8 +73,8 @@ const (
 	alphaStride = 2 * 16 * 4  // bytes between the alphas of two rows
 
 	// Up to so many rows a kernel fetches what the next pass will read, beside its
-	// own loads: V of its tiles, then K of the next partition's. More rows compute
-	// for longer than memory takes.
+	// own loads: V of its tiles, then K of the next partition's. With more rows,
+	// which compute for longer than memory takes, its own next tiles.
 	fewRows = 4
 
 	nextTile = 16 * 8 // bytes from a tile's offset to that of the same tile in the next partition
@@ -85,7 +85,7 @@ const (
 // maxRows is how many query rows one call takes.
 func maxRows(s *vec.ISA) int {
 	if s.Wide {
-		return 8
+		return 12
 	}
 	return 6
 }
@@ -142,23 +142,23 @@ func scores(s *vec.ISA, e element) {
 			Label(loop)
 			CMPQ(n, U8(width))
 			JL(LabelRef(next))
-			keys := make([]reg.Register, width)
-			for t := range keys {
-				k := GP64()
-				MOVQ(Mem{Base: offsets, Disp: 8 * t}, k)
-				ADDQ(pool, k)
-				keys[t] = k
-			}
+			keys := tileKeys(pool, offsets, 0, width)
 			acc := grid(rows, width, func(int, int) vec.V { return s.Zero() })
-			qd, d, at, ahead := GP64(), param("dim"), GP64(), param("ahead")
+			qd, d, at := GP64(), param("dim"), GP64()
 			MOVQ(q, qd)
 			XORQ(at, at)
+			soon, ahead := keys, at
+			if rows <= fewRows {
+				ahead = param("ahead")
+			} else {
+				soon = tileKeys(pool, offsets, width, width)
+			}
 			dims := s.Label("dims")
 			Label(dims)
+			for _, k := range soon {
+				PREFETCHT0(Mem{Base: k, Index: ahead, Scale: 1})
+			}
 			if rows <= fewRows {
-				for _, k := range keys {
-					PREFETCHT0(Mem{Base: k, Index: ahead, Scale: 1})
-				}
 				ADDQ(U8(e.unit), ahead)
 			}
 			multiply(s, e, acc,
@@ -183,6 +183,17 @@ func scores(s *vec.ISA, e element) {
 			}
 		}
 	})
+}
+
+// tileKeys are where K of tiles [from, from+n) lies.
+func tileKeys(pool, offsets reg.Register, from, n int) (keys []reg.GPVirtual) {
+	for t := from; t < from+n; t++ {
+		k := GP64()
+		MOVQ(Mem{Base: offsets, Disp: 8 * t}, k)
+		ADDQ(pool, k)
+		keys = append(keys, k)
+	}
+	return keys
 }
 
 // multiply adds the outer product of a column (one scalar a row) and a line of
@@ -326,7 +337,18 @@ func column(s *vec.ISA, e element, base, pool, rowBytes, left reg.Register, rows
 	MOVQ(pool, v)
 	ADDQ(from, v)
 	XORQ(from, from)
+	var soon reg.GPVirtual // from this tile to the next
+	if rows > fewRows && !e.scaled() {
+		soon = GP64()
+		MOVQ(Mem{Base: offsets, Disp: 8}, soon)
+		SUBQ(Mem{Base: offsets}, soon)
+	}
 	Label(lanes)
+	if soon != nil {
+		for line := range (e.unit*width + 63) / 64 {
+			PREFETCHT0(Mem{Base: v, Index: soon, Scale: 1, Disp: 64 * line})
+		}
+	}
 	multiply(s, e, acc,
 		func(w int) Mem { return Mem{Base: v, Disp: e.unit * w} },
 		func(r, w int) Mem {
