@@ -92,7 +92,7 @@ func (f *modelFlags) registerLatency(fs *pflag.FlagSet) {
 	f.registerModel(fs)
 	f.registerOutput(fs)
 	fs.IntVar(&f.opt.Threads, "threads", 0, "compute threads (0 = free physical cores)")
-	fs.StringVar(&f.opt.ISA, "isa", "", "force a kernel family: generic, avx2, avx512vnni")
+	fs.StringVar(&f.opt.ISA, "isa", "", "force a kernel family: generic, avx2, avx512vnni, amx")
 	fs.StringVar(&f.opt.KVCacheDType, "kv-cache-dtype", "auto", "auto (f16), f32, f16, bf16, q8_0, q4_0")
 	fs.Var(&f.kvMem, "kv-cache-memory-bytes", "size of the KV pool, e.g. 2G (0 = a quarter of free memory, at most what is needed)")
 }
