@@ -199,18 +199,51 @@ func (p *pass) softmaxes(seen tiles) {
 	}
 }
 
-// weightValues adds p·V: rows together over the tiles that all of them see
-// whole, position by position over the others.
+// weightValues adds p·V, whose order is by position: to the rows of a position
+// what the next one's do not see any more, to all rows what they all see, then to
+// the rows of a position what the first one's do not see yet.
 func (p *pass) weightValues(seen tiles) {
-	both := p.common(seen)
-	first, last := p.a/p.q.Group, (p.b-1)/p.q.Group
-	if first == last || both.empty() {
-		p.positions(seen, tiles{0, tilesPerPartition})
+	group, rows := p.q.Group, p.b-p.a
+	first, last := p.a/group, (p.b-1)/group
+	from, _ := p.within(last)
+	_, to := p.within(first)
+	from = (from + Tile - 1) &^ (Tile - 1)
+	together := first < last && from < to
+	for i := first; i <= last; i++ {
+		lo, hi := p.within(i)
+		if together {
+			hi = from
+		}
+		p.span(seen, lo, hi, max(p.a, i*group)-p.a, min(p.b, (i+1)*group)-p.a)
+	}
+	if !together {
 		return
 	}
-	p.positions(seen, tiles{0, both.from})
-	p.values(p.states, p.s, p.kv, seen, both, 0, Tile, 0, p.b-p.a)
-	p.positions(seen, tiles{both.to, tilesPerPartition})
+	p.span(seen, from, to, 0, rows)
+	if to%Tile > 0 { // the tile's alpha is done
+		for r := range rows {
+			p.s.alpha[r*alphaStride+to/Tile-seen.from] = 1
+		}
+	}
+	for i := first + 1; i <= last; i++ {
+		_, hi := p.within(i)
+		p.span(seen, to, hi, max(p.a, i*group)-p.a, min(p.b, (i+1)*group)-p.a)
+	}
+}
+
+// within is the range of positions of the partition that row i sees.
+func (p *pass) within(i int) (from, to int) {
+	lo, pos := p.q.visible(i)
+	base := p.part * Partition
+	return max(0, lo-base), min(Partition, pos+1-base)
+}
+
+// span adds p·V of positions [from, to) of the partition to rows [a, b) of the pass.
+func (p *pass) span(seen tiles, from, to, a, b int) {
+	if from < to {
+		t := tiles{from / Tile, (to + Tile - 1) / Tile}
+		p.values(p.states, p.s, p.kv, seen, t, from-t.from*Tile, to-(t.to-1)*Tile, a, b)
+	}
 }
 
 // lanes is where the visible positions of row i begin in its first tile of the
@@ -252,28 +285,6 @@ func (p *pass) common(seen tiles) tiles {
 		t.to = min(t.to, (pos+1)/Tile-base)
 	}
 	return t
-}
-
-// positions adds p·V of the tiles within limits, one position's rows at a time:
-// they see the same keys.
-func (p *pass) positions(seen, limits tiles) {
-	for a := p.a; a < p.b; {
-		i := a / p.q.Group
-		b := min((i+1)*p.q.Group, p.b)
-		t := p.q.rowTiles(i, p.part)
-		from, to := p.lanes(i, t)
-		cut := tiles{max(t.from, limits.from), min(t.to, limits.to)}
-		if cut.from > t.from {
-			from = 0
-		}
-		if cut.to < t.to {
-			to = Tile
-		}
-		if !cut.empty() {
-			p.values(p.states, p.s, p.kv, seen, cut, from, to, a-p.a, b-p.a)
-		}
-		a = b
-	}
 }
 
 // softCap bounds the scores of a pass: cap·tanh(s/cap), with tanh x = 1 − 2/(e^2x + 1).
