@@ -65,10 +65,9 @@ package attention
 
 import (
 	"fmt"
-	"math"
+	"slices"
 
 	"sestina/internal/cpuinfo"
-	"sestina/internal/f32"
 	"sestina/internal/simd"
 )
 
@@ -227,37 +226,47 @@ func (k *Kernel) Partition(states []float32, pool []byte, q *Query, part int, s 
 // Combine closes the states of all partitions, [end-first][rows·group][StateLen],
 // into out[i·stride + g·HeadDim:].
 func (k *Kernel) Combine(out []float32, stride int, states []float32, q *Query, s *Scratch) {
-	first, _ := q.Partitions()
-	rows := q.Rows * q.Group
-	n, width := k.StateLen(), k.width()
-	sum := grow(&s.sum, 16+width)
-	for r := range rows {
-		from, to := q.rowPartitions(r / q.Group)
-		state := func(part int) []float32 { return states[((part-first)*rows+r)*n:][:n:n] }
-		w := grow(&s.weights, to-from)
-		top := float32(math.Inf(-1))
-		for i := range w {
-			w[i] = *k.maximum(state(from + i))
-			top = max(top, w[i])
+	first, end := q.Partitions()
+	rows, n := q.Rows*q.Group, k.StateLen()
+	each := func(f func(i, g, parts int, of []float32)) { // of: the row's states, from the first that it sees on
+		for i := range q.Rows {
+			from, to := q.rowPartitions(i)
+			for g := range q.Group {
+				f(i, g, to-from, states[((from-first)*rows+i*q.Group+g)*n:])
+			}
 		}
-		if q.Sinks != nil {
-			top = max(top, q.Sinks[r%q.Group])
-		}
-		for i := range w {
-			w[i] -= top
-		}
-		simd.Exp(w, w)
-		clear(sum)
-		for i := range w {
-			k.accumulate(sum, state(from + i)[:16+width], w[i])
-		}
-		total := f32.Tree16((*[16]float32)(sum))
-		if q.Sinks != nil {
-			total += f32.Exp(float32(q.Sinks[r%q.Group] - top))
-		}
-		k.divide(sum[16:], total)
-		copy(out[r/q.Group*stride+r%q.Group*k.HeadDim:][:k.HeadDim], sum[16:])
 	}
+	w := grow(&s.weights, rows*(end-first+1))[:0] // of every row's states, and of its sink
+	each(func(_, g, parts int, of []float32) {
+		a := len(w)
+		for p := range parts {
+			w = append(w, *k.maximum(of[p*rows*n:]))
+		}
+		if q.Sinks != nil {
+			w = append(w, q.Sinks[g])
+		}
+		top := slices.Max(w[a:])
+		for i := range w[a:] {
+			w[a+i] -= top
+		}
+	})
+	simd.Exp(w, w)
+	sum := grow(&s.sum, k.width())
+	each(func(i, g, parts int, of []float32) {
+		dst, sink := out[i*stride+g*k.HeadDim:][:k.HeadDim], float32(0)
+		if q.Sinks != nil {
+			sink = w[parts]
+		}
+		if len(dst) == len(sum) {
+			k.finish(dst, of, rows*n, w[:parts], sink)
+		} else { // states are padded
+			k.finish(sum, of, rows*n, w[:parts], sink)
+			copy(dst, sum)
+		}
+		if w = w[parts:]; q.Sinks != nil {
+			w = w[1:]
+		}
+	})
 }
 
 // check refuses a query that does not fit its own slices.
@@ -285,14 +294,15 @@ func (k *Kernel) transpose(q *Query, s *Scratch) {
 		return
 	}
 	D, rows := k.HeadDim, q.Rows*q.Group
-	buf := grow(&s.q, rows*D)
+	buf := grow(&s.q, rows*D+3)
 	k.passes(rows, func(a, b int) {
-		dst := buf[a*D : b*D]
-		for r := a; r < b; r++ {
-			src := q.Q[r/q.Group*q.Stride+r%q.Group*D:][:D]
-			for d, v := range src {
-				dst[d*(b-a)+r-a] = v * q.Scale
+		for r := a + (b-a-1)&^3; r >= a; r -= 4 { // from the last on: what fewer than four write beyond is written again
+			var four [4][]float32
+			n := min(4, b-r)
+			for i := range n {
+				four[i] = q.Q[(r+i)/q.Group*q.Stride+(r+i)%q.Group*D:][:D]
 			}
+			k.turn(buf[a*D+r-a:], b-a, four[:n], q.Scale)
 		}
 	})
 }

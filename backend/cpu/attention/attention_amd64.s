@@ -12712,47 +12712,68 @@ DATA c3f800000<>+56(SB)/4, $0x3f800000
 DATA c3f800000<>+60(SB)/4, $0x3f800000
 GLOBL c3f800000<>(SB), RODATA|NOPTR, $64
 
-// func accumulateAVX2(dst *float32, x *float32, w float32, units int)
-// Requires: AVX, FMA3
-TEXT ·accumulateAVX2(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         units+24(FP), DX
-	VBROADCASTSS w+16(FP), Y0
+// func finishAVX2(out *float32, state *float32, step int, w *float32, parts int, sink float32, units int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·finishAVX2(SB), NOSPLIT, $0-56
+	MOVQ   out+0(FP), AX
+	MOVQ   state+8(FP), CX
+	MOVQ   units+48(FP), DX
+	MOVQ   w+24(FP), SI
+	MOVQ   parts+32(FP), DI
+	MOVQ   CX, BX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
-loop:
-	VMOVUPS     (CX), Y1
-	VMOVUPS     32(CX), Y2
-	VMOVUPS     (AX), Y3
-	VMOVUPS     32(AX), Y4
-	VFMADD231PS Y0, Y1, Y3
-	VFMADD231PS Y0, Y2, Y4
-	VMOVUPS     Y3, (AX)
-	VMOVUPS     Y4, 32(AX)
-	ADDQ        $0x40, CX
-	ADDQ        $0x40, AX
-	DECQ        DX
-	JNZ         loop
-	VZEROUPPER
-	RET
+parts1:
+	VBROADCASTSS (SI), Y2
+	VMOVUPS      (BX), Y3
+	VMOVUPS      32(BX), Y4
+	VFMADD231PS  Y2, Y3, Y0
+	VFMADD231PS  Y2, Y4, Y1
+	MOVQ         step+16(FP), R8
+	ADDQ         R8, BX
+	ADDQ         $0x04, SI
+	DECQ         DI
+	JNZ          parts1
+	ADDQ         $0x40, CX
+	VADDPS       Y1, Y0, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VADDPS       X0, X1, X0
+	VPERMILPS    $0x0e, X0, X1
+	VADDPS       X1, X0, X0
+	VPERMILPS    $0x01, X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       sink+40(FP), X1
+	VADDPS       X1, X0, X0
+	VBROADCASTSS X0, Y1
+	VBROADCASTSS X0, Y0
 
-// func divideAVX2(x *float32, by float32, units int)
-// Requires: AVX
-TEXT ·divideAVX2(SB), NOSPLIT, $0-24
-	MOVQ         x+0(FP), AX
-	MOVQ         units+16(FP), CX
-	VBROADCASTSS by+8(FP), Y0
+units:
+	MOVQ   w+24(FP), SI
+	MOVQ   parts+32(FP), DI
+	MOVQ   CX, BX
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 
-loop:
-	VMOVUPS (AX), Y1
-	VMOVUPS 32(AX), Y2
-	VDIVPS  Y0, Y1, Y1
-	VDIVPS  Y0, Y2, Y2
-	VMOVUPS Y1, (AX)
-	VMOVUPS Y2, 32(AX)
-	ADDQ    $0x40, AX
-	DECQ    CX
-	JNZ     loop
+parts2:
+	VBROADCASTSS (SI), Y4
+	VMOVUPS      (BX), Y5
+	VMOVUPS      32(BX), Y6
+	VFMADD231PS  Y4, Y5, Y2
+	VFMADD231PS  Y4, Y6, Y3
+	MOVQ         step+16(FP), R8
+	ADDQ         R8, BX
+	ADDQ         $0x04, SI
+	DECQ         DI
+	JNZ          parts2
+	ADDQ         $0x40, CX
+	VDIVPS       Y1, Y2, Y2
+	VDIVPS       Y0, Y3, Y3
+	VMOVUPS      Y2, (AX)
+	VMOVUPS      Y3, 32(AX)
+	ADDQ         $0x40, AX
+	DECQ         DX
+	JNZ          units
 	VZEROUPPER
 	RET
 
@@ -40843,40 +40864,100 @@ DATA c42b00000<>+56(SB)/4, $0x42b00000
 DATA c42b00000<>+60(SB)/4, $0x42b00000
 GLOBL c42b00000<>(SB), RODATA|NOPTR, $64
 
-// func accumulateAVX512(dst *float32, x *float32, w float32, units int)
-// Requires: AVX, AVX512F
-TEXT ·accumulateAVX512(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         units+24(FP), DX
-	VBROADCASTSS w+16(FP), Z0
+// func finishAVX512(out *float32, state *float32, step int, w *float32, parts int, sink float32, units int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·finishAVX512(SB), NOSPLIT, $0-56
+	MOVQ   out+0(FP), AX
+	MOVQ   state+8(FP), CX
+	MOVQ   units+48(FP), DX
+	MOVQ   w+24(FP), SI
+	MOVQ   parts+32(FP), DI
+	MOVQ   CX, BX
+	VXORPS Z0, Z0, Z0
 
-loop:
-	VMOVUPS     (CX), Z1
-	VMOVUPS     (AX), Z2
-	VFMADD231PS Z0, Z1, Z2
-	VMOVUPS     Z2, (AX)
-	ADDQ        $0x40, CX
-	ADDQ        $0x40, AX
-	DECQ        DX
-	JNZ         loop
+parts1:
+	VBROADCASTSS  (SI), Z1
+	VMOVUPS       (BX), Z2
+	VFMADD231PS   Z1, Z2, Z0
+	MOVQ          step+16(FP), R8
+	ADDQ          R8, BX
+	ADDQ          $0x04, SI
+	DECQ          DI
+	JNZ           parts1
+	ADDQ          $0x40, CX
+	VEXTRACTF32X8 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y1
+	VEXTRACTF128  $0x01, Y1, X0
+	VADDPS        X0, X1, X0
+	VPERMILPS     $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x01, X0, X1
+	VADDPS        X1, X0, X0
+	VMOVSS        sink+40(FP), X1
+	VADDPS        X1, X0, X0
+	VBROADCASTSS  X0, Z0
+
+units:
+	MOVQ   w+24(FP), SI
+	MOVQ   parts+32(FP), DI
+	MOVQ   CX, BX
+	VXORPS Z1, Z1, Z1
+
+parts2:
+	VBROADCASTSS (SI), Z2
+	VMOVUPS      (BX), Z3
+	VFMADD231PS  Z2, Z3, Z1
+	MOVQ         step+16(FP), R8
+	ADDQ         R8, BX
+	ADDQ         $0x04, SI
+	DECQ         DI
+	JNZ          parts2
+	ADDQ         $0x40, CX
+	VDIVPS       Z0, Z1, Z1
+	VMOVUPS      Z1, (AX)
+	ADDQ         $0x40, AX
+	DECQ         DX
+	JNZ          units
 	VZEROUPPER
 	RET
 
-// func divideAVX512(x *float32, by float32, units int)
-// Requires: AVX, AVX512F
-TEXT ·divideAVX512(SB), NOSPLIT, $0-24
-	MOVQ         x+0(FP), AX
-	MOVQ         units+16(FP), CX
-	VBROADCASTSS by+8(FP), Z0
+// func turnAVX2(dst *float32, step int, a *float32, b *float32, c *float32, d *float32, scale float32, quads int)
+// Requires: AVX
+TEXT ·turnAVX2(SB), NOSPLIT, $0-64
+	MOVQ         dst+0(FP), AX
+	MOVQ         step+8(FP), CX
+	MOVQ         quads+56(FP), DX
+	MOVQ         a+16(FP), SI
+	MOVQ         b+24(FP), DI
+	MOVQ         c+32(FP), R8
+	MOVQ         d+40(FP), R9
+	VBROADCASTSS scale+48(FP), X0
+	XORQ         BX, BX
 
-loop:
-	VMOVUPS (AX), Z1
-	VDIVPS  Z0, Z1, Z1
-	VMOVUPS Z1, (AX)
-	ADDQ    $0x40, AX
-	DECQ    CX
-	JNZ     loop
+quads:
+	VMULPS  (SI)(BX*1), X0, X1
+	VMULPS  (DI)(BX*1), X0, X3
+	VMULPS  (R8)(BX*1), X0, X5
+	VMULPS  (R9)(BX*1), X0, X7
+	VSHUFPS $0x44, X3, X1, X2
+	VSHUFPS $0x44, X7, X5, X4
+	VSHUFPS $0xee, X3, X1, X6
+	VSHUFPS $0xee, X7, X5, X7
+	VSHUFPS $0x88, X4, X2, X1
+	VMOVUPS X1, (AX)
+	ADDQ    CX, AX
+	VSHUFPS $0xdd, X4, X2, X3
+	VMOVUPS X3, (AX)
+	ADDQ    CX, AX
+	VSHUFPS $0x88, X7, X6, X5
+	VMOVUPS X5, (AX)
+	ADDQ    CX, AX
+	VSHUFPS $0xdd, X7, X6, X7
+	VMOVUPS X7, (AX)
+	ADDQ    CX, AX
+	ADDQ    $0x10, BX
+	DECQ    DX
+	JNZ     quads
 	VZEROUPPER
 	RET
 

@@ -108,28 +108,28 @@ func (k *Kernel) values(states []float32, s *page, kv *keys, seen, t tiles, from
 	}
 }
 
-// accumulate adds x·w to dst, fused.
-func (k *Kernel) accumulate(dst, x []float32, w float32) {
-	switch units := len(x) / 16; k.level {
+// finish writes a row's output: states lie step floats apart, w are their weights.
+func (k *Kernel) finish(out, states []float32, step int, w []float32, sink float32) {
+	switch k.level {
 	case simd.AVX512:
-		accumulateAVX512(&dst[0], &x[0], w, units)
+		finishAVX512(&out[0], &states[0], 4*step, &w[0], len(w), sink, len(out)/16)
 	case simd.AVX2:
-		accumulateAVX2(&dst[0], &x[0], w, units)
+		finishAVX2(&out[0], &states[0], 4*step, &w[0], len(w), sink, len(out)/16)
 	default:
-		accumulateGeneric(dst, x, w)
+		finishGeneric(out, states, step, w, sink)
 	}
 }
 
-// divide divides every element.
-func (k *Kernel) divide(x []float32, by float32) {
-	switch units := len(x) / 16; k.level {
-	case simd.AVX512:
-		divideAVX512(&x[0], by, units)
-	case simd.AVX2:
-		divideAVX2(&x[0], by, units)
-	default:
-		divideGeneric(x, by)
+// turn writes rows of n elements, scaled, as columns of dst, whose lines are step
+// floats long. Up to three elements behind a line that is written are lost.
+func (k *Kernel) turn(dst []float32, step int, rows [][]float32, scale float32) {
+	n := len(rows[0])
+	if k.level == simd.Generic || n%4 > 0 {
+		turnGeneric(dst, step, rows, scale)
+		return
 	}
+	row := func(r int) *float32 { return &rows[min(r, len(rows)-1)][0] }
+	turnAVX2(&dst[0], 4*step, row(0), row(1), row(2), row(3), scale, n/4)
 }
 
 // peak is the value of greatest magnitude, the negative of two, a NaN before all.

@@ -16,8 +16,13 @@ func (k *Kernel) values(states []float32, s *page, kv *keys, seen, t tiles, from
 	k.valuesGeneric(states, s, kv, seen, t, from, to, a, b)
 }
 
-func (k *Kernel) accumulate(dst, x []float32, w float32) { accumulateGeneric(dst, x, w) }
-func (k *Kernel) divide(x []float32, by float32)         { divideGeneric(x, by) }
+func (k *Kernel) finish(out, states []float32, step int, w []float32, sink float32) {
+	finishGeneric(out, states, step, w, sink)
+}
+
+func (k *Kernel) turn(dst []float32, step int, rows [][]float32, scale float32) {
+	turnGeneric(dst, step, rows, scale)
+}
 
 func peak(x *[group]float32) float32 { return peakGeneric(x) }
 

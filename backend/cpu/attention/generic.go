@@ -123,14 +123,28 @@ func (k *Kernel) valuesGeneric(states []float32, s *page, kv *keys, seen, t tile
 	}
 }
 
-func accumulateGeneric(dst, x []float32, w float32) {
-	for i, v := range x {
-		dst[i] = f32.FMA(v, w, dst[i])
+func finishGeneric(out, states []float32, step int, w []float32, sink float32) {
+	var l [Tile]float32
+	clear(out)
+	for i, w := range w {
+		state := states[i*step:]
+		for j := range l {
+			l[j] = f32.FMA(state[j], w, l[j])
+		}
+		for j := range out {
+			out[j] = f32.FMA(state[Tile+j], w, out[j])
+		}
+	}
+	total := f32.Tree16(&l) + sink
+	for j := range out {
+		out[j] /= total
 	}
 }
 
-func divideGeneric(x []float32, by float32) {
-	for i := range x {
-		x[i] /= by
+func turnGeneric(dst []float32, step int, rows [][]float32, scale float32) {
+	for r, row := range rows {
+		for d, v := range row {
+			dst[d*step+r] = v * scale
+		}
 	}
 }

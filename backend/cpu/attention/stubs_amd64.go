@@ -59,15 +59,10 @@ func valuesQ4_0AVX2(acc *float32, stride int, p *float32, alpha *float32, scaled
 //go:noescape
 func softmaxAVX2(s *float32, alpha *float32, state *float32, stride int, m int, tiles int, rows int)
 
-// accumulateAVX2 adds x·w to dst, 16·units elements, fused.
+// finishAVX2 writes 16·units elements of out: with l and then acc of the states, step bytes apart, each the fused sum over partitions of state·w, it is acc / (Tree16(l) + sink).
 //
 //go:noescape
-func accumulateAVX2(dst *float32, x *float32, w float32, units int)
-
-// divideAVX2 divides 16·units elements.
-//
-//go:noescape
-func divideAVX2(x *float32, by float32, units int)
+func finishAVX2(out *float32, state *float32, step int, w *float32, parts int, sink float32, units int)
 
 // scoresF32AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
 //
@@ -124,15 +119,15 @@ func valuesQ4_0AVX512(acc *float32, stride int, p *float32, alpha *float32, scal
 //go:noescape
 func softmaxAVX512(s *float32, alpha *float32, state *float32, stride int, m int, tiles int, rows int)
 
-// accumulateAVX512 adds x·w to dst, 16·units elements, fused.
+// finishAVX512 writes 16·units elements of out: with l and then acc of the states, step bytes apart, each the fused sum over partitions of state·w, it is acc / (Tree16(l) + sink).
 //
 //go:noescape
-func accumulateAVX512(dst *float32, x *float32, w float32, units int)
+func finishAVX512(out *float32, state *float32, step int, w *float32, parts int, sink float32, units int)
 
-// divideAVX512 divides 16·units elements.
+// turnAVX2 writes elements 0 of four rows side by side, scaled, elements 1 step bytes behind, and so on for 4·quads of them.
 //
 //go:noescape
-func divideAVX512(x *float32, by float32, units int)
+func turnAVX2(dst *float32, step int, a *float32, b *float32, c *float32, d *float32, scale float32, quads int)
 
 // peakAVX2 returns the value of greatest magnitude of 32, the negative of two; a NaN before all.
 //

@@ -26,8 +26,9 @@ func main() {
 			values(s, t)
 		}
 		softmax(s)
-		combine(s)
+		finish(s)
 	}
+	turn(vec.ISAs()[0])
 	quantize(vec.ISAs()[0])
 	Generate()
 }
@@ -376,32 +377,67 @@ func column(s *vec.ISA, e element, base, pool, rowBytes, left reg.Register, rows
 	}
 }
 
-// combine holds the two steps that close a row.
-func combine(s *vec.ISA) {
-	s.Func("accumulate", "func(dst, x *float32, w float32, units int)", "adds x·w to dst, 16·units elements, fused.")
-	dst, x, n := param("dst"), param("x"), param("units")
-	m, _ := Param("w").Resolve()
-	w := s.Broadcast(m.Addr)
-	Label("loop")
-	v, d := s.Load(Mem{Base: x}, false), s.Load(Mem{Base: dst}, false)
-	s.Op(VFMADD231PS, w, v, d)
-	s.Store(d, Mem{Base: dst}, false)
-	ADDQ(U8(64), x)
-	ADDQ(U8(64), dst)
-	DECQ(n)
-	JNZ(LabelRef("loop"))
+// finish closes a row over its partitions.
+func finish(s *vec.ISA) {
+	s.Func("finish", "func(out, state *float32, step int, w *float32, parts int, sink float32, units int)",
+		"writes 16·units elements of out: with l and then acc of the states, step bytes apart, each the fused sum over partitions of state·w, it is acc / (Tree16(l) + sink).")
+	out, state, left := param("out"), param("state"), param("units")
+	sum := func() vec.V { // of 16 lanes of all states
+		at, w, n := GP64(), param("w"), param("parts")
+		MOVQ(state, at)
+		acc, loop := s.Zero(), s.Label("parts")
+		Label(loop)
+		s.Op(VFMADD231PS, s.Broadcast(Mem{Base: w}), s.Load(Mem{Base: at}, false), acc)
+		ADDQ(param("step"), at)
+		ADDQ(U8(4), w)
+		DECQ(n)
+		JNZ(LabelRef(loop))
+		ADDQ(U8(64), state)
+		return acc
+	}
+	total := s.Reduce(VADDPS, sum())
+	m, _ := Param("sink").Resolve()
+	sink := XMM()
+	VMOVSS(m.Addr, sink)
+	VADDPS(sink, total, total)
+	by := s.New()
+	s.Op(VBROADCASTSS, total, by)
+	Label("units")
+	v := sum()
+	s.Op(VDIVPS, by, v, v)
+	s.Store(v, Mem{Base: out}, false)
+	ADDQ(U8(64), out)
+	DECQ(left)
+	JNZ(LabelRef("units"))
 	s.Return()
+}
 
-	s.Func("divide", "func(x *float32, by float32, units int)", "divides 16·units elements.")
-	x, n = param("x"), param("units")
-	m, _ = Param("by").Resolve()
-	w = s.Broadcast(m.Addr)
-	Label("loop")
-	v = s.Load(Mem{Base: x}, false)
-	s.Op(VDIVPS, w, v, v)
-	s.Store(v, Mem{Base: x}, false)
-	ADDQ(U8(64), x)
+// turn transposes queries.
+func turn(s *vec.ISA) {
+	s.Func("turn", "func(dst *float32, step int, a, b, c, d *float32, scale float32, quads int)",
+		"writes elements 0 of four rows side by side, scaled, elements 1 step bytes behind, and so on for 4·quads of them.")
+	dst, step, n := param("dst"), param("step"), param("quads")
+	at, scale, rows := GP64(), XMM(), []reg.Register{param("a"), param("b"), param("c"), param("d")}
+	m, _ := Param("scale").Resolve()
+	VBROADCASTSS(m.Addr, scale)
+	XORQ(at, at)
+	Label("quads")
+	var x, half [4]reg.VecVirtual
+	for r := range x {
+		x[r], half[r] = XMM(), XMM()
+		VMULPS(Mem{Base: rows[r], Index: at, Scale: 1}, scale, x[r])
+	}
+	for i, order := range []uint8{0x44, 0xee} { // elements 0 and 1, 2 and 3
+		VSHUFPS(U8(order), x[1], x[0], half[2*i])
+		VSHUFPS(U8(order), x[3], x[2], half[2*i+1])
+	}
+	for d := range 4 {
+		VSHUFPS(U8([]uint8{0x88, 0xdd}[d%2]), half[d/2*2+1], half[d/2*2], x[d])
+		VMOVUPS(x[d], Mem{Base: dst})
+		ADDQ(step, dst)
+	}
+	ADDQ(U8(16), at)
 	DECQ(n)
-	JNZ(LabelRef("loop"))
+	JNZ(LabelRef("quads"))
 	s.Return()
 }
