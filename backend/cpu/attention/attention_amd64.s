@@ -24,22 +24,21 @@ TEXT ·scoresF32AVX2(SB), NOSPLIT, $0-64
 
 rows1:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles1:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next2
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -48,37 +47,37 @@ tiles1:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims3:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x40, R14
-	VMOVUPS      (DI)(R13*1), Y8
-	VMOVUPS      32(DI)(R13*1), Y9
-	VBROADCASTSS (R11), Y10
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x40, R12
+	VMOVUPS      (SI)(R11*1), Y8
+	VMOVUPS      32(SI)(R11*1), Y9
+	VBROADCASTSS (BX), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R8)(R13*1), Y8
-	VMOVUPS      32(R8)(R13*1), Y9
+	VMOVUPS      (DI)(R11*1), Y8
+	VMOVUPS      32(DI)(R11*1), Y9
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R9)(R13*1), Y8
-	VMOVUPS      32(R9)(R13*1), Y9
+	VMOVUPS      (R8)(R11*1), Y8
+	VMOVUPS      32(R8)(R11*1), Y9
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R10)(R13*1), Y8
-	VMOVUPS      32(R10)(R13*1), Y9
+	VMOVUPS      (R9)(R11*1), Y8
+	VMOVUPS      32(R9)(R11*1), Y9
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x40, R13
-	ADDQ         $0x04, R11
-	DECQ         R12
+	ADDQ         $0x40, R11
+	ADDQ         $0x04, BX
+	DECQ         R10
 	JNZ          dims3
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -89,40 +88,44 @@ dims3:
 	VMOVUPS      Y6, 192(AX)
 	VMOVUPS      Y7, 224(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles1
 
 next2:
 tiles4:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next5
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims6:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x40, R11
-	VMOVUPS      (DI)(R10*1), Y2
-	VMOVUPS      32(DI)(R10*1), Y3
-	VBROADCASTSS (R8), Y4
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x40, R10
+	VMOVUPS      (SI)(R9*1), Y2
+	VMOVUPS      32(SI)(R9*1), Y3
+	VBROADCASTSS (DI), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x40, R10
-	ADDQ         $0x04, R8
-	DECQ         R9
+	ADDQ         $0x40, R9
+	ADDQ         $0x04, DI
+	DECQ         R8
 	JNZ          dims6
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles4
 
 next5:
@@ -131,18 +134,17 @@ next5:
 
 rows2:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles7:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next8
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -151,32 +153,38 @@ tiles7:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   ahead+40(FP), R12
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims9:
-	PREFETCHT0   (DI)(R12*1)
-	PREFETCHT0   (R8)(R12*1)
-	ADDQ         $0x40, R12
-	VMOVUPS      (DI)(R11*1), Y8
-	VMOVUPS      32(DI)(R11*1), Y9
-	VMOVUPS      (R8)(R11*1), Y10
-	VMOVUPS      32(R8)(R11*1), Y11
-	VBROADCASTSS (R9), Y12
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x40, R11
+	VMOVUPS      (SI)(R10*1), Y8
+	VMOVUPS      32(SI)(R10*1), Y9
+	VMOVUPS      (DI)(R10*1), Y10
+	VMOVUPS      32(DI)(R10*1), Y11
+	VBROADCASTSS (R8), Y12
 	VFMADD231PS  Y12, Y8, Y0
 	VFMADD231PS  Y12, Y9, Y1
 	VFMADD231PS  Y12, Y10, Y2
 	VFMADD231PS  Y12, Y11, Y3
-	VBROADCASTSS 4(R9), Y12
+	VBROADCASTSS 4(R8), Y12
 	VFMADD231PS  Y12, Y8, Y4
 	VFMADD231PS  Y12, Y9, Y5
 	VFMADD231PS  Y12, Y10, Y6
 	VFMADD231PS  Y12, Y11, Y7
-	ADDQ         $0x40, R11
-	ADDQ         $0x08, R9
-	DECQ         R10
+	ADDQ         $0x40, R10
+	ADDQ         $0x08, R8
+	DECQ         R9
 	JNZ          dims9
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -187,47 +195,51 @@ dims9:
 	VMOVUPS      Y6, 1088(AX)
 	VMOVUPS      Y7, 1120(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles7
 
 next8:
 tiles10:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next11
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims12:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x40, R11
-	VMOVUPS      (DI)(R10*1), Y4
-	VMOVUPS      32(DI)(R10*1), Y5
-	VBROADCASTSS (R8), Y6
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x40, R10
+	VMOVUPS      (SI)(R9*1), Y4
+	VMOVUPS      32(SI)(R9*1), Y5
+	VBROADCASTSS (DI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VBROADCASTSS 4(R8), Y6
+	VBROADCASTSS 4(DI), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x40, R10
-	ADDQ         $0x08, R8
-	DECQ         R9
+	ADDQ         $0x40, R9
+	ADDQ         $0x08, DI
+	DECQ         R8
 	JNZ          dims12
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
 	VMOVUPS      Y2, 1024(AX)
 	VMOVUPS      Y3, 1056(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles10
 
 next11:
@@ -236,18 +248,17 @@ next11:
 
 rows3:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles13:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next14
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -260,40 +271,46 @@ tiles13:
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   ahead+40(FP), R12
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims15:
-	PREFETCHT0   (DI)(R12*1)
-	PREFETCHT0   (R8)(R12*1)
-	ADDQ         $0x40, R12
-	VMOVUPS      (DI)(R11*1), Y12
-	VMOVUPS      32(DI)(R11*1), Y13
-	VBROADCASTSS (R9), Y14
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x40, R11
+	VMOVUPS      (SI)(R10*1), Y12
+	VMOVUPS      32(SI)(R10*1), Y13
+	VBROADCASTSS (R8), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y1
-	VBROADCASTSS 4(R9), Y14
+	VBROADCASTSS 4(R8), Y14
 	VFMADD231PS  Y14, Y12, Y4
 	VFMADD231PS  Y14, Y13, Y5
-	VBROADCASTSS 8(R9), Y14
+	VBROADCASTSS 8(R8), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y9
-	VMOVUPS      (R8)(R11*1), Y12
-	VMOVUPS      32(R8)(R11*1), Y13
-	VBROADCASTSS (R9), Y14
+	VMOVUPS      (DI)(R10*1), Y12
+	VMOVUPS      32(DI)(R10*1), Y13
+	VBROADCASTSS (R8), Y14
 	VFMADD231PS  Y14, Y12, Y2
 	VFMADD231PS  Y14, Y13, Y3
-	VBROADCASTSS 4(R9), Y14
+	VBROADCASTSS 4(R8), Y14
 	VFMADD231PS  Y14, Y12, Y6
 	VFMADD231PS  Y14, Y13, Y7
-	VBROADCASTSS 8(R9), Y14
+	VBROADCASTSS 8(R8), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x40, R11
-	ADDQ         $0x0c, R9
-	DECQ         R10
+	ADDQ         $0x40, R10
+	ADDQ         $0x0c, R8
+	DECQ         R9
 	JNZ          dims15
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -308,44 +325,48 @@ dims15:
 	VMOVUPS      Y10, 2112(AX)
 	VMOVUPS      Y11, 2144(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles13
 
 next14:
 tiles16:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next17
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims18:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x40, R11
-	VMOVUPS      (DI)(R10*1), Y6
-	VMOVUPS      32(DI)(R10*1), Y7
-	VBROADCASTSS (R8), Y8
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x40, R10
+	VMOVUPS      (SI)(R9*1), Y6
+	VMOVUPS      32(SI)(R9*1), Y7
+	VBROADCASTSS (DI), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VBROADCASTSS 4(R8), Y8
+	VBROADCASTSS 4(DI), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VBROADCASTSS 8(R8), Y8
+	VBROADCASTSS 8(DI), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x40, R10
-	ADDQ         $0x0c, R8
-	DECQ         R9
+	ADDQ         $0x40, R9
+	ADDQ         $0x0c, DI
+	DECQ         R8
 	JNZ          dims18
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -354,8 +375,8 @@ dims18:
 	VMOVUPS      Y4, 2048(AX)
 	VMOVUPS      Y5, 2080(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles16
 
 next17:
@@ -364,16 +385,15 @@ next17:
 
 rows4:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles19:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next20
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -382,31 +402,34 @@ tiles19:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims21:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x40, R11
-	VMOVUPS      (DI)(R10*1), Y8
-	VMOVUPS      32(DI)(R10*1), Y9
-	VBROADCASTSS (R8), Y10
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x40, R10
+	VMOVUPS      (SI)(R9*1), Y8
+	VMOVUPS      32(SI)(R9*1), Y9
+	VBROADCASTSS (DI), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VBROADCASTSS 4(R8), Y10
+	VBROADCASTSS 4(DI), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VBROADCASTSS 8(R8), Y10
+	VBROADCASTSS 8(DI), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VBROADCASTSS 12(R8), Y10
+	VBROADCASTSS 12(DI), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x40, R10
-	ADDQ         $0x10, R8
-	DECQ         R9
+	ADDQ         $0x40, R9
+	ADDQ         $0x10, DI
+	DECQ         R8
 	JNZ          dims21
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -417,8 +440,8 @@ dims21:
 	VMOVUPS      Y6, 3072(AX)
 	VMOVUPS      Y7, 3104(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles19
 
 next20:
@@ -427,16 +450,15 @@ next20:
 
 rows5:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles22:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next23
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -447,34 +469,37 @@ tiles22:
 	VXORPS Y7, Y7, Y7
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims24:
-	PREFETCHT0   (R11)(R10*1)
-	VMOVUPS      (DI)(R10*1), Y10
-	VMOVUPS      32(DI)(R10*1), Y11
-	VBROADCASTSS (R8), Y12
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x40, R10
+	VMOVUPS      (SI)(R9*1), Y10
+	VMOVUPS      32(SI)(R9*1), Y11
+	VBROADCASTSS (DI), Y12
 	VFMADD231PS  Y12, Y10, Y0
 	VFMADD231PS  Y12, Y11, Y1
-	VBROADCASTSS 4(R8), Y12
+	VBROADCASTSS 4(DI), Y12
 	VFMADD231PS  Y12, Y10, Y2
 	VFMADD231PS  Y12, Y11, Y3
-	VBROADCASTSS 8(R8), Y12
+	VBROADCASTSS 8(DI), Y12
 	VFMADD231PS  Y12, Y10, Y4
 	VFMADD231PS  Y12, Y11, Y5
-	VBROADCASTSS 12(R8), Y12
+	VBROADCASTSS 12(DI), Y12
 	VFMADD231PS  Y12, Y10, Y6
 	VFMADD231PS  Y12, Y11, Y7
-	VBROADCASTSS 16(R8), Y12
+	VBROADCASTSS 16(DI), Y12
 	VFMADD231PS  Y12, Y10, Y8
 	VFMADD231PS  Y12, Y11, Y9
-	ADDQ         $0x40, R10
-	ADDQ         $0x14, R8
-	DECQ         R9
+	ADDQ         $0x40, R9
+	ADDQ         $0x14, DI
+	DECQ         R8
 	JNZ          dims24
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -487,8 +512,8 @@ dims24:
 	VMOVUPS      Y8, 4096(AX)
 	VMOVUPS      Y9, 4128(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles22
 
 next23:
@@ -497,16 +522,15 @@ next23:
 
 rows6:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles25:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next26
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -519,37 +543,40 @@ tiles25:
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims27:
-	PREFETCHT0   (R11)(R10*1)
-	VMOVUPS      (DI)(R10*1), Y12
-	VMOVUPS      32(DI)(R10*1), Y13
-	VBROADCASTSS (R8), Y14
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x40, R10
+	VMOVUPS      (SI)(R9*1), Y12
+	VMOVUPS      32(SI)(R9*1), Y13
+	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y1
-	VBROADCASTSS 4(R8), Y14
+	VBROADCASTSS 4(DI), Y14
 	VFMADD231PS  Y14, Y12, Y2
 	VFMADD231PS  Y14, Y13, Y3
-	VBROADCASTSS 8(R8), Y14
+	VBROADCASTSS 8(DI), Y14
 	VFMADD231PS  Y14, Y12, Y4
 	VFMADD231PS  Y14, Y13, Y5
-	VBROADCASTSS 12(R8), Y14
+	VBROADCASTSS 12(DI), Y14
 	VFMADD231PS  Y14, Y12, Y6
 	VFMADD231PS  Y14, Y13, Y7
-	VBROADCASTSS 16(R8), Y14
+	VBROADCASTSS 16(DI), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y9
-	VBROADCASTSS 20(R8), Y14
+	VBROADCASTSS 20(DI), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x40, R10
-	ADDQ         $0x18, R8
-	DECQ         R9
+	ADDQ         $0x40, R9
+	ADDQ         $0x18, DI
+	DECQ         R8
 	JNZ          dims27
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -564,8 +591,8 @@ dims27:
 	VMOVUPS      Y10, 5120(AX)
 	VMOVUPS      Y11, 5152(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles25
 
 next26:
@@ -1739,22 +1766,21 @@ TEXT ·scoresF16AVX2(SB), NOSPLIT, $0-64
 
 rows1:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles1:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next2
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -1763,37 +1789,37 @@ tiles1:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims3:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x20, R14
-	VCVTPH2PS    (DI)(R13*1), Y8
-	VCVTPH2PS    16(DI)(R13*1), Y9
-	VBROADCASTSS (R11), Y10
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x20, R12
+	VCVTPH2PS    (SI)(R11*1), Y8
+	VCVTPH2PS    16(SI)(R11*1), Y9
+	VBROADCASTSS (BX), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VCVTPH2PS    (R8)(R13*1), Y8
-	VCVTPH2PS    16(R8)(R13*1), Y9
+	VCVTPH2PS    (DI)(R11*1), Y8
+	VCVTPH2PS    16(DI)(R11*1), Y9
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VCVTPH2PS    (R9)(R13*1), Y8
-	VCVTPH2PS    16(R9)(R13*1), Y9
+	VCVTPH2PS    (R8)(R11*1), Y8
+	VCVTPH2PS    16(R8)(R11*1), Y9
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VCVTPH2PS    (R10)(R13*1), Y8
-	VCVTPH2PS    16(R10)(R13*1), Y9
+	VCVTPH2PS    (R9)(R11*1), Y8
+	VCVTPH2PS    16(R9)(R11*1), Y9
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x20, R13
-	ADDQ         $0x04, R11
-	DECQ         R12
+	ADDQ         $0x20, R11
+	ADDQ         $0x04, BX
+	DECQ         R10
 	JNZ          dims3
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -1804,40 +1830,44 @@ dims3:
 	VMOVUPS      Y6, 192(AX)
 	VMOVUPS      Y7, 224(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles1
 
 next2:
 tiles4:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next5
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims6:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VCVTPH2PS    (DI)(R10*1), Y2
-	VCVTPH2PS    16(DI)(R10*1), Y3
-	VBROADCASTSS (R8), Y4
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x20, R10
+	VCVTPH2PS    (SI)(R9*1), Y2
+	VCVTPH2PS    16(SI)(R9*1), Y3
+	VBROADCASTSS (DI), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x20, R10
-	ADDQ         $0x04, R8
-	DECQ         R9
+	ADDQ         $0x20, R9
+	ADDQ         $0x04, DI
+	DECQ         R8
 	JNZ          dims6
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles4
 
 next5:
@@ -1846,18 +1876,17 @@ next5:
 
 rows2:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles7:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next8
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -1866,32 +1895,38 @@ tiles7:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   ahead+40(FP), R12
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims9:
-	PREFETCHT0   (DI)(R12*1)
-	PREFETCHT0   (R8)(R12*1)
-	ADDQ         $0x20, R12
-	VCVTPH2PS    (DI)(R11*1), Y8
-	VCVTPH2PS    16(DI)(R11*1), Y9
-	VCVTPH2PS    (R8)(R11*1), Y10
-	VCVTPH2PS    16(R8)(R11*1), Y11
-	VBROADCASTSS (R9), Y12
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VCVTPH2PS    (SI)(R10*1), Y8
+	VCVTPH2PS    16(SI)(R10*1), Y9
+	VCVTPH2PS    (DI)(R10*1), Y10
+	VCVTPH2PS    16(DI)(R10*1), Y11
+	VBROADCASTSS (R8), Y12
 	VFMADD231PS  Y12, Y8, Y0
 	VFMADD231PS  Y12, Y9, Y1
 	VFMADD231PS  Y12, Y10, Y2
 	VFMADD231PS  Y12, Y11, Y3
-	VBROADCASTSS 4(R9), Y12
+	VBROADCASTSS 4(R8), Y12
 	VFMADD231PS  Y12, Y8, Y4
 	VFMADD231PS  Y12, Y9, Y5
 	VFMADD231PS  Y12, Y10, Y6
 	VFMADD231PS  Y12, Y11, Y7
-	ADDQ         $0x20, R11
-	ADDQ         $0x08, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x08, R8
+	DECQ         R9
 	JNZ          dims9
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -1902,47 +1937,51 @@ dims9:
 	VMOVUPS      Y6, 1088(AX)
 	VMOVUPS      Y7, 1120(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles7
 
 next8:
 tiles10:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next11
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims12:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VCVTPH2PS    (DI)(R10*1), Y4
-	VCVTPH2PS    16(DI)(R10*1), Y5
-	VBROADCASTSS (R8), Y6
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x20, R10
+	VCVTPH2PS    (SI)(R9*1), Y4
+	VCVTPH2PS    16(SI)(R9*1), Y5
+	VBROADCASTSS (DI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VBROADCASTSS 4(R8), Y6
+	VBROADCASTSS 4(DI), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x20, R10
-	ADDQ         $0x08, R8
-	DECQ         R9
+	ADDQ         $0x20, R9
+	ADDQ         $0x08, DI
+	DECQ         R8
 	JNZ          dims12
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
 	VMOVUPS      Y2, 1024(AX)
 	VMOVUPS      Y3, 1056(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles10
 
 next11:
@@ -1951,18 +1990,17 @@ next11:
 
 rows3:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles13:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next14
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -1975,40 +2013,46 @@ tiles13:
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   ahead+40(FP), R12
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims15:
-	PREFETCHT0   (DI)(R12*1)
-	PREFETCHT0   (R8)(R12*1)
-	ADDQ         $0x20, R12
-	VCVTPH2PS    (DI)(R11*1), Y12
-	VCVTPH2PS    16(DI)(R11*1), Y13
-	VBROADCASTSS (R9), Y14
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VCVTPH2PS    (SI)(R10*1), Y12
+	VCVTPH2PS    16(SI)(R10*1), Y13
+	VBROADCASTSS (R8), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y1
-	VBROADCASTSS 4(R9), Y14
+	VBROADCASTSS 4(R8), Y14
 	VFMADD231PS  Y14, Y12, Y4
 	VFMADD231PS  Y14, Y13, Y5
-	VBROADCASTSS 8(R9), Y14
+	VBROADCASTSS 8(R8), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y9
-	VCVTPH2PS    (R8)(R11*1), Y12
-	VCVTPH2PS    16(R8)(R11*1), Y13
-	VBROADCASTSS (R9), Y14
+	VCVTPH2PS    (DI)(R10*1), Y12
+	VCVTPH2PS    16(DI)(R10*1), Y13
+	VBROADCASTSS (R8), Y14
 	VFMADD231PS  Y14, Y12, Y2
 	VFMADD231PS  Y14, Y13, Y3
-	VBROADCASTSS 4(R9), Y14
+	VBROADCASTSS 4(R8), Y14
 	VFMADD231PS  Y14, Y12, Y6
 	VFMADD231PS  Y14, Y13, Y7
-	VBROADCASTSS 8(R9), Y14
+	VBROADCASTSS 8(R8), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x20, R11
-	ADDQ         $0x0c, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x0c, R8
+	DECQ         R9
 	JNZ          dims15
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -2023,44 +2067,48 @@ dims15:
 	VMOVUPS      Y10, 2112(AX)
 	VMOVUPS      Y11, 2144(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles13
 
 next14:
 tiles16:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next17
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims18:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VCVTPH2PS    (DI)(R10*1), Y6
-	VCVTPH2PS    16(DI)(R10*1), Y7
-	VBROADCASTSS (R8), Y8
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x20, R10
+	VCVTPH2PS    (SI)(R9*1), Y6
+	VCVTPH2PS    16(SI)(R9*1), Y7
+	VBROADCASTSS (DI), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VBROADCASTSS 4(R8), Y8
+	VBROADCASTSS 4(DI), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VBROADCASTSS 8(R8), Y8
+	VBROADCASTSS 8(DI), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x20, R10
-	ADDQ         $0x0c, R8
-	DECQ         R9
+	ADDQ         $0x20, R9
+	ADDQ         $0x0c, DI
+	DECQ         R8
 	JNZ          dims18
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -2069,8 +2117,8 @@ dims18:
 	VMOVUPS      Y4, 2048(AX)
 	VMOVUPS      Y5, 2080(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles16
 
 next17:
@@ -2079,16 +2127,15 @@ next17:
 
 rows4:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles19:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next20
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -2097,31 +2144,34 @@ tiles19:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims21:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VCVTPH2PS    (DI)(R10*1), Y8
-	VCVTPH2PS    16(DI)(R10*1), Y9
-	VBROADCASTSS (R8), Y10
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x20, R10
+	VCVTPH2PS    (SI)(R9*1), Y8
+	VCVTPH2PS    16(SI)(R9*1), Y9
+	VBROADCASTSS (DI), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VBROADCASTSS 4(R8), Y10
+	VBROADCASTSS 4(DI), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VBROADCASTSS 8(R8), Y10
+	VBROADCASTSS 8(DI), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VBROADCASTSS 12(R8), Y10
+	VBROADCASTSS 12(DI), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x20, R10
-	ADDQ         $0x10, R8
-	DECQ         R9
+	ADDQ         $0x20, R9
+	ADDQ         $0x10, DI
+	DECQ         R8
 	JNZ          dims21
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -2132,8 +2182,8 @@ dims21:
 	VMOVUPS      Y6, 3072(AX)
 	VMOVUPS      Y7, 3104(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles19
 
 next20:
@@ -2142,16 +2192,15 @@ next20:
 
 rows5:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles22:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next23
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -2162,34 +2211,37 @@ tiles22:
 	VXORPS Y7, Y7, Y7
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims24:
-	PREFETCHT0   (R11)(R10*1)
-	VCVTPH2PS    (DI)(R10*1), Y10
-	VCVTPH2PS    16(DI)(R10*1), Y11
-	VBROADCASTSS (R8), Y12
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x20, R10
+	VCVTPH2PS    (SI)(R9*1), Y10
+	VCVTPH2PS    16(SI)(R9*1), Y11
+	VBROADCASTSS (DI), Y12
 	VFMADD231PS  Y12, Y10, Y0
 	VFMADD231PS  Y12, Y11, Y1
-	VBROADCASTSS 4(R8), Y12
+	VBROADCASTSS 4(DI), Y12
 	VFMADD231PS  Y12, Y10, Y2
 	VFMADD231PS  Y12, Y11, Y3
-	VBROADCASTSS 8(R8), Y12
+	VBROADCASTSS 8(DI), Y12
 	VFMADD231PS  Y12, Y10, Y4
 	VFMADD231PS  Y12, Y11, Y5
-	VBROADCASTSS 12(R8), Y12
+	VBROADCASTSS 12(DI), Y12
 	VFMADD231PS  Y12, Y10, Y6
 	VFMADD231PS  Y12, Y11, Y7
-	VBROADCASTSS 16(R8), Y12
+	VBROADCASTSS 16(DI), Y12
 	VFMADD231PS  Y12, Y10, Y8
 	VFMADD231PS  Y12, Y11, Y9
-	ADDQ         $0x20, R10
-	ADDQ         $0x14, R8
-	DECQ         R9
+	ADDQ         $0x20, R9
+	ADDQ         $0x14, DI
+	DECQ         R8
 	JNZ          dims24
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -2202,8 +2254,8 @@ dims24:
 	VMOVUPS      Y8, 4096(AX)
 	VMOVUPS      Y9, 4128(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles22
 
 next23:
@@ -2212,16 +2264,15 @@ next23:
 
 rows6:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles25:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next26
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -2234,37 +2285,40 @@ tiles25:
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims27:
-	PREFETCHT0   (R11)(R10*1)
-	VCVTPH2PS    (DI)(R10*1), Y12
-	VCVTPH2PS    16(DI)(R10*1), Y13
-	VBROADCASTSS (R8), Y14
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x20, R10
+	VCVTPH2PS    (SI)(R9*1), Y12
+	VCVTPH2PS    16(SI)(R9*1), Y13
+	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y1
-	VBROADCASTSS 4(R8), Y14
+	VBROADCASTSS 4(DI), Y14
 	VFMADD231PS  Y14, Y12, Y2
 	VFMADD231PS  Y14, Y13, Y3
-	VBROADCASTSS 8(R8), Y14
+	VBROADCASTSS 8(DI), Y14
 	VFMADD231PS  Y14, Y12, Y4
 	VFMADD231PS  Y14, Y13, Y5
-	VBROADCASTSS 12(R8), Y14
+	VBROADCASTSS 12(DI), Y14
 	VFMADD231PS  Y14, Y12, Y6
 	VFMADD231PS  Y14, Y13, Y7
-	VBROADCASTSS 16(R8), Y14
+	VBROADCASTSS 16(DI), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y9
-	VBROADCASTSS 20(R8), Y14
+	VBROADCASTSS 20(DI), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x20, R10
-	ADDQ         $0x18, R8
-	DECQ         R9
+	ADDQ         $0x20, R9
+	ADDQ         $0x18, DI
+	DECQ         R8
 	JNZ          dims27
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -2279,8 +2333,8 @@ dims27:
 	VMOVUPS      Y10, 5120(AX)
 	VMOVUPS      Y11, 5152(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles25
 
 next26:
@@ -3358,22 +3412,21 @@ TEXT ·scoresBF16AVX2(SB), NOSPLIT, $0-64
 
 rows1:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles1:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next2
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -3382,45 +3435,45 @@ tiles1:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims3:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x20, R14
-	VPMOVZXWD    (DI)(R13*1), Y8
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x20, R12
+	VPMOVZXWD    (SI)(R11*1), Y8
 	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    16(DI)(R13*1), Y9
+	VPMOVZXWD    16(SI)(R11*1), Y9
 	VPSLLD       $0x10, Y9, Y9
-	VBROADCASTSS (R11), Y10
+	VBROADCASTSS (BX), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VPMOVZXWD    (R8)(R13*1), Y8
+	VPMOVZXWD    (DI)(R11*1), Y8
 	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    16(R8)(R13*1), Y9
+	VPMOVZXWD    16(DI)(R11*1), Y9
 	VPSLLD       $0x10, Y9, Y9
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VPMOVZXWD    (R9)(R13*1), Y8
+	VPMOVZXWD    (R8)(R11*1), Y8
 	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    16(R9)(R13*1), Y9
+	VPMOVZXWD    16(R8)(R11*1), Y9
 	VPSLLD       $0x10, Y9, Y9
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VPMOVZXWD    (R10)(R13*1), Y8
+	VPMOVZXWD    (R9)(R11*1), Y8
 	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    16(R10)(R13*1), Y9
+	VPMOVZXWD    16(R9)(R11*1), Y9
 	VPSLLD       $0x10, Y9, Y9
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x20, R13
-	ADDQ         $0x04, R11
-	DECQ         R12
+	ADDQ         $0x20, R11
+	ADDQ         $0x04, BX
+	DECQ         R10
 	JNZ          dims3
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -3431,42 +3484,46 @@ dims3:
 	VMOVUPS      Y6, 192(AX)
 	VMOVUPS      Y7, 224(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles1
 
 next2:
 tiles4:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next5
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims6:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VPMOVZXWD    (DI)(R10*1), Y2
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x20, R10
+	VPMOVZXWD    (SI)(R9*1), Y2
 	VPSLLD       $0x10, Y2, Y2
-	VPMOVZXWD    16(DI)(R10*1), Y3
+	VPMOVZXWD    16(SI)(R9*1), Y3
 	VPSLLD       $0x10, Y3, Y3
-	VBROADCASTSS (R8), Y4
+	VBROADCASTSS (DI), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x20, R10
-	ADDQ         $0x04, R8
-	DECQ         R9
+	ADDQ         $0x20, R9
+	ADDQ         $0x04, DI
+	DECQ         R8
 	JNZ          dims6
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles4
 
 next5:
@@ -3475,18 +3532,17 @@ next5:
 
 rows2:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles7:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next8
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -3495,36 +3551,42 @@ tiles7:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   ahead+40(FP), R12
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims9:
-	PREFETCHT0   (DI)(R12*1)
-	PREFETCHT0   (R8)(R12*1)
-	ADDQ         $0x20, R12
-	VPMOVZXWD    (DI)(R11*1), Y8
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VPMOVZXWD    (SI)(R10*1), Y8
 	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    16(DI)(R11*1), Y9
+	VPMOVZXWD    16(SI)(R10*1), Y9
 	VPSLLD       $0x10, Y9, Y9
-	VPMOVZXWD    (R8)(R11*1), Y10
+	VPMOVZXWD    (DI)(R10*1), Y10
 	VPSLLD       $0x10, Y10, Y10
-	VPMOVZXWD    16(R8)(R11*1), Y11
+	VPMOVZXWD    16(DI)(R10*1), Y11
 	VPSLLD       $0x10, Y11, Y11
-	VBROADCASTSS (R9), Y12
+	VBROADCASTSS (R8), Y12
 	VFMADD231PS  Y12, Y8, Y0
 	VFMADD231PS  Y12, Y9, Y1
 	VFMADD231PS  Y12, Y10, Y2
 	VFMADD231PS  Y12, Y11, Y3
-	VBROADCASTSS 4(R9), Y12
+	VBROADCASTSS 4(R8), Y12
 	VFMADD231PS  Y12, Y8, Y4
 	VFMADD231PS  Y12, Y9, Y5
 	VFMADD231PS  Y12, Y10, Y6
 	VFMADD231PS  Y12, Y11, Y7
-	ADDQ         $0x20, R11
-	ADDQ         $0x08, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x08, R8
+	DECQ         R9
 	JNZ          dims9
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -3535,49 +3597,53 @@ dims9:
 	VMOVUPS      Y6, 1088(AX)
 	VMOVUPS      Y7, 1120(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles7
 
 next8:
 tiles10:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next11
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims12:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VPMOVZXWD    (DI)(R10*1), Y4
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x20, R10
+	VPMOVZXWD    (SI)(R9*1), Y4
 	VPSLLD       $0x10, Y4, Y4
-	VPMOVZXWD    16(DI)(R10*1), Y5
+	VPMOVZXWD    16(SI)(R9*1), Y5
 	VPSLLD       $0x10, Y5, Y5
-	VBROADCASTSS (R8), Y6
+	VBROADCASTSS (DI), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VBROADCASTSS 4(R8), Y6
+	VBROADCASTSS 4(DI), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x20, R10
-	ADDQ         $0x08, R8
-	DECQ         R9
+	ADDQ         $0x20, R9
+	ADDQ         $0x08, DI
+	DECQ         R8
 	JNZ          dims12
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
 	VMOVUPS      Y2, 1024(AX)
 	VMOVUPS      Y3, 1056(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles10
 
 next11:
@@ -3586,18 +3652,17 @@ next11:
 
 rows3:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles13:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next14
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -3610,44 +3675,50 @@ tiles13:
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   ahead+40(FP), R12
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims15:
-	PREFETCHT0   (DI)(R12*1)
-	PREFETCHT0   (R8)(R12*1)
-	ADDQ         $0x20, R12
-	VPMOVZXWD    (DI)(R11*1), Y12
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VPMOVZXWD    (SI)(R10*1), Y12
 	VPSLLD       $0x10, Y12, Y12
-	VPMOVZXWD    16(DI)(R11*1), Y13
+	VPMOVZXWD    16(SI)(R10*1), Y13
 	VPSLLD       $0x10, Y13, Y13
-	VBROADCASTSS (R9), Y14
+	VBROADCASTSS (R8), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y1
-	VBROADCASTSS 4(R9), Y14
+	VBROADCASTSS 4(R8), Y14
 	VFMADD231PS  Y14, Y12, Y4
 	VFMADD231PS  Y14, Y13, Y5
-	VBROADCASTSS 8(R9), Y14
+	VBROADCASTSS 8(R8), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y9
-	VPMOVZXWD    (R8)(R11*1), Y12
+	VPMOVZXWD    (DI)(R10*1), Y12
 	VPSLLD       $0x10, Y12, Y12
-	VPMOVZXWD    16(R8)(R11*1), Y13
+	VPMOVZXWD    16(DI)(R10*1), Y13
 	VPSLLD       $0x10, Y13, Y13
-	VBROADCASTSS (R9), Y14
+	VBROADCASTSS (R8), Y14
 	VFMADD231PS  Y14, Y12, Y2
 	VFMADD231PS  Y14, Y13, Y3
-	VBROADCASTSS 4(R9), Y14
+	VBROADCASTSS 4(R8), Y14
 	VFMADD231PS  Y14, Y12, Y6
 	VFMADD231PS  Y14, Y13, Y7
-	VBROADCASTSS 8(R9), Y14
+	VBROADCASTSS 8(R8), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x20, R11
-	ADDQ         $0x0c, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x0c, R8
+	DECQ         R9
 	JNZ          dims15
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -3662,46 +3733,50 @@ dims15:
 	VMOVUPS      Y10, 2112(AX)
 	VMOVUPS      Y11, 2144(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles13
 
 next14:
 tiles16:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next17
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims18:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VPMOVZXWD    (DI)(R10*1), Y6
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x20, R10
+	VPMOVZXWD    (SI)(R9*1), Y6
 	VPSLLD       $0x10, Y6, Y6
-	VPMOVZXWD    16(DI)(R10*1), Y7
+	VPMOVZXWD    16(SI)(R9*1), Y7
 	VPSLLD       $0x10, Y7, Y7
-	VBROADCASTSS (R8), Y8
+	VBROADCASTSS (DI), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VBROADCASTSS 4(R8), Y8
+	VBROADCASTSS 4(DI), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VBROADCASTSS 8(R8), Y8
+	VBROADCASTSS 8(DI), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x20, R10
-	ADDQ         $0x0c, R8
-	DECQ         R9
+	ADDQ         $0x20, R9
+	ADDQ         $0x0c, DI
+	DECQ         R8
 	JNZ          dims18
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -3710,8 +3785,8 @@ dims18:
 	VMOVUPS      Y4, 2048(AX)
 	VMOVUPS      Y5, 2080(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles16
 
 next17:
@@ -3720,16 +3795,15 @@ next17:
 
 rows4:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles19:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next20
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -3738,33 +3812,36 @@ tiles19:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims21:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VPMOVZXWD    (DI)(R10*1), Y8
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x20, R10
+	VPMOVZXWD    (SI)(R9*1), Y8
 	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    16(DI)(R10*1), Y9
+	VPMOVZXWD    16(SI)(R9*1), Y9
 	VPSLLD       $0x10, Y9, Y9
-	VBROADCASTSS (R8), Y10
+	VBROADCASTSS (DI), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VBROADCASTSS 4(R8), Y10
+	VBROADCASTSS 4(DI), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VBROADCASTSS 8(R8), Y10
+	VBROADCASTSS 8(DI), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VBROADCASTSS 12(R8), Y10
+	VBROADCASTSS 12(DI), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x20, R10
-	ADDQ         $0x10, R8
-	DECQ         R9
+	ADDQ         $0x20, R9
+	ADDQ         $0x10, DI
+	DECQ         R8
 	JNZ          dims21
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -3775,8 +3852,8 @@ dims21:
 	VMOVUPS      Y6, 3072(AX)
 	VMOVUPS      Y7, 3104(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles19
 
 next20:
@@ -3785,16 +3862,15 @@ next20:
 
 rows5:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles22:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next23
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -3805,36 +3881,39 @@ tiles22:
 	VXORPS Y7, Y7, Y7
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims24:
-	PREFETCHT0   (R11)(R10*1)
-	VPMOVZXWD    (DI)(R10*1), Y10
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x20, R10
+	VPMOVZXWD    (SI)(R9*1), Y10
 	VPSLLD       $0x10, Y10, Y10
-	VPMOVZXWD    16(DI)(R10*1), Y11
+	VPMOVZXWD    16(SI)(R9*1), Y11
 	VPSLLD       $0x10, Y11, Y11
-	VBROADCASTSS (R8), Y12
+	VBROADCASTSS (DI), Y12
 	VFMADD231PS  Y12, Y10, Y0
 	VFMADD231PS  Y12, Y11, Y1
-	VBROADCASTSS 4(R8), Y12
+	VBROADCASTSS 4(DI), Y12
 	VFMADD231PS  Y12, Y10, Y2
 	VFMADD231PS  Y12, Y11, Y3
-	VBROADCASTSS 8(R8), Y12
+	VBROADCASTSS 8(DI), Y12
 	VFMADD231PS  Y12, Y10, Y4
 	VFMADD231PS  Y12, Y11, Y5
-	VBROADCASTSS 12(R8), Y12
+	VBROADCASTSS 12(DI), Y12
 	VFMADD231PS  Y12, Y10, Y6
 	VFMADD231PS  Y12, Y11, Y7
-	VBROADCASTSS 16(R8), Y12
+	VBROADCASTSS 16(DI), Y12
 	VFMADD231PS  Y12, Y10, Y8
 	VFMADD231PS  Y12, Y11, Y9
-	ADDQ         $0x20, R10
-	ADDQ         $0x14, R8
-	DECQ         R9
+	ADDQ         $0x20, R9
+	ADDQ         $0x14, DI
+	DECQ         R8
 	JNZ          dims24
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -3847,8 +3926,8 @@ dims24:
 	VMOVUPS      Y8, 4096(AX)
 	VMOVUPS      Y9, 4128(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles22
 
 next23:
@@ -3857,16 +3936,15 @@ next23:
 
 rows6:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles25:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next26
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -3879,39 +3957,42 @@ tiles25:
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims27:
-	PREFETCHT0   (R11)(R10*1)
-	VPMOVZXWD    (DI)(R10*1), Y12
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
+	ADDQ         $0x20, R10
+	VPMOVZXWD    (SI)(R9*1), Y12
 	VPSLLD       $0x10, Y12, Y12
-	VPMOVZXWD    16(DI)(R10*1), Y13
+	VPMOVZXWD    16(SI)(R9*1), Y13
 	VPSLLD       $0x10, Y13, Y13
-	VBROADCASTSS (R8), Y14
+	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y1
-	VBROADCASTSS 4(R8), Y14
+	VBROADCASTSS 4(DI), Y14
 	VFMADD231PS  Y14, Y12, Y2
 	VFMADD231PS  Y14, Y13, Y3
-	VBROADCASTSS 8(R8), Y14
+	VBROADCASTSS 8(DI), Y14
 	VFMADD231PS  Y14, Y12, Y4
 	VFMADD231PS  Y14, Y13, Y5
-	VBROADCASTSS 12(R8), Y14
+	VBROADCASTSS 12(DI), Y14
 	VFMADD231PS  Y14, Y12, Y6
 	VFMADD231PS  Y14, Y13, Y7
-	VBROADCASTSS 16(R8), Y14
+	VBROADCASTSS 16(DI), Y14
 	VFMADD231PS  Y14, Y12, Y8
 	VFMADD231PS  Y14, Y13, Y9
-	VBROADCASTSS 20(R8), Y14
+	VBROADCASTSS 20(DI), Y14
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x20, R10
-	ADDQ         $0x18, R8
-	DECQ         R9
+	ADDQ         $0x20, R9
+	ADDQ         $0x18, DI
+	DECQ         R8
 	JNZ          dims27
 	VMOVUPS      Y0, (AX)
 	VMOVUPS      Y1, 32(AX)
@@ -3926,8 +4007,8 @@ dims27:
 	VMOVUPS      Y10, 5120(AX)
 	VMOVUPS      Y11, 5152(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles25
 
 next26:
@@ -6436,6 +6517,17 @@ tiles17:
 	IMUL3Q $+512, R9, R9
 
 blocks19:
+	MOVQ         ahead+40(FP), R12
+	ADDQ         R9, R12
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   64(SI)(R11*1)
+	PREFETCHT0   128(SI)(R11*1)
+	PREFETCHT0   192(SI)(R11*1)
+	PREFETCHT0   256(SI)(R11*1)
+	PREFETCHT0   320(SI)(R11*1)
+	PREFETCHT0   384(SI)(R11*1)
+	PREFETCHT0   448(SI)(R11*1)
+	PREFETCHT0   (SI)(R12*1)
 	VPXOR        Y5, Y5, Y5
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
@@ -7006,6 +7098,17 @@ tiles21:
 	IMUL3Q $+512, R9, R9
 
 blocks23:
+	MOVQ         ahead+40(FP), R12
+	ADDQ         R9, R12
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   64(SI)(R11*1)
+	PREFETCHT0   128(SI)(R11*1)
+	PREFETCHT0   192(SI)(R11*1)
+	PREFETCHT0   256(SI)(R11*1)
+	PREFETCHT0   320(SI)(R11*1)
+	PREFETCHT0   384(SI)(R11*1)
+	PREFETCHT0   448(SI)(R11*1)
+	PREFETCHT0   (SI)(R12*1)
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
 	VPXOR        Y8, Y8, Y8
@@ -10048,6 +10151,13 @@ tiles17:
 	IMUL3Q $+256, R9, R9
 
 blocks19:
+	MOVQ         ahead+40(FP), R12
+	ADDQ         R9, R12
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   64(SI)(R11*1)
+	PREFETCHT0   128(SI)(R11*1)
+	PREFETCHT0   192(SI)(R11*1)
+	PREFETCHT0   (SI)(R12*1)
 	VMOVDQU      (SI)(R8*1), Y9
 	VPAND        w0f0f0f0f<>+0(SB), Y9, Y9
 	VPBROADCASTD (DI), Y5
@@ -10460,6 +10570,13 @@ tiles21:
 	IMUL3Q $+256, R9, R9
 
 blocks23:
+	MOVQ         ahead+40(FP), R12
+	ADDQ         R9, R12
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   64(SI)(R11*1)
+	PREFETCHT0   128(SI)(R11*1)
+	PREFETCHT0   192(SI)(R11*1)
+	PREFETCHT0   (SI)(R12*1)
 	VMOVDQU      (SI)(R8*1), Y11
 	VPAND        w0f0f0f0f<>+0(SB), Y11, Y11
 	VPBROADCASTD (DI), Y6
@@ -12809,85 +12926,88 @@ TEXT ·scoresF32AVX512(SB), NOSPLIT, $0-64
 
 rows1:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles1:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next2
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims3:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x40, R14
-	VMOVUPS      (DI)(R13*1), Z4
-	VMOVUPS      (R8)(R13*1), Z5
-	VMOVUPS      (R9)(R13*1), Z6
-	VMOVUPS      (R10)(R13*1), Z7
-	VBROADCASTSS (R11), Z8
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x40, R12
+	VMOVUPS      (SI)(R11*1), Z4
+	VMOVUPS      (DI)(R11*1), Z5
+	VMOVUPS      (R8)(R11*1), Z6
+	VMOVUPS      (R9)(R11*1), Z7
+	VBROADCASTSS (BX), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	ADDQ         $0x40, R13
-	ADDQ         $0x04, R11
-	DECQ         R12
+	ADDQ         $0x40, R11
+	ADDQ         $0x04, BX
+	DECQ         R10
 	JNZ          dims3
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
 	VMOVUPS      Z2, 128(AX)
 	VMOVUPS      Z3, 192(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles1
 
 next2:
 tiles4:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next5
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims6:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x40, R11
-	VMOVUPS      (DI)(R10*1), Z1
-	VBROADCASTSS (R8), Z2
-	VFMADD231PS  Z2, Z1, Z0
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x40, R10
-	ADDQ         $0x04, R8
-	DECQ         R9
+	VMOVUPS      (SI)(R9*1), Z1
+	VBROADCASTSS (DI), Z2
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         $0x40, R9
+	ADDQ         $0x04, DI
+	DECQ         R8
 	JNZ          dims6
 	VMOVUPS      Z0, (AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles4
 
 next5:
@@ -12896,22 +13016,21 @@ next5:
 
 rows2:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles7:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next8
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -12920,34 +13039,34 @@ tiles7:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims9:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x40, R14
-	VMOVUPS      (DI)(R13*1), Z8
-	VMOVUPS      (R8)(R13*1), Z9
-	VMOVUPS      (R9)(R13*1), Z10
-	VMOVUPS      (R10)(R13*1), Z11
-	VBROADCASTSS (R11), Z12
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x40, R12
+	VMOVUPS      (SI)(R11*1), Z8
+	VMOVUPS      (DI)(R11*1), Z9
+	VMOVUPS      (R8)(R11*1), Z10
+	VMOVUPS      (R9)(R11*1), Z11
+	VBROADCASTSS (BX), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
 	VFMADD231PS  Z12, Z10, Z2
 	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS 4(R11), Z12
+	VBROADCASTSS 4(BX), Z12
 	VFMADD231PS  Z12, Z8, Z4
 	VFMADD231PS  Z12, Z9, Z5
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	ADDQ         $0x40, R13
-	ADDQ         $0x08, R11
-	DECQ         R12
+	ADDQ         $0x40, R11
+	ADDQ         $0x08, BX
+	DECQ         R10
 	JNZ          dims9
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -12958,40 +13077,44 @@ dims9:
 	VMOVUPS      Z6, 1152(AX)
 	VMOVUPS      Z7, 1216(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles7
 
 next8:
 tiles10:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next11
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims12:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x40, R11
-	VMOVUPS      (DI)(R10*1), Z2
-	VBROADCASTSS (R8), Z3
-	VFMADD231PS  Z3, Z2, Z0
-	VBROADCASTSS 4(R8), Z3
-	VFMADD231PS  Z3, Z2, Z1
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x40, R10
-	ADDQ         $0x08, R8
-	DECQ         R9
+	VMOVUPS      (SI)(R9*1), Z2
+	VBROADCASTSS (DI), Z3
+	VFMADD231PS  Z3, Z2, Z0
+	VBROADCASTSS 4(DI), Z3
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         $0x40, R9
+	ADDQ         $0x08, DI
+	DECQ         R8
 	JNZ          dims12
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles10
 
 next11:
@@ -13000,22 +13123,21 @@ next11:
 
 rows3:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles13:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next14
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -13028,39 +13150,39 @@ tiles13:
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
 	VXORPS Z11, Z11, Z11
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims15:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x40, R14
-	VMOVUPS      (DI)(R13*1), Z12
-	VMOVUPS      (R8)(R13*1), Z13
-	VMOVUPS      (R9)(R13*1), Z14
-	VMOVUPS      (R10)(R13*1), Z15
-	VBROADCASTSS (R11), Z16
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x40, R12
+	VMOVUPS      (SI)(R11*1), Z12
+	VMOVUPS      (DI)(R11*1), Z13
+	VMOVUPS      (R8)(R11*1), Z14
+	VMOVUPS      (R9)(R11*1), Z15
+	VBROADCASTSS (BX), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
 	VFMADD231PS  Z16, Z14, Z2
 	VFMADD231PS  Z16, Z15, Z3
-	VBROADCASTSS 4(R11), Z16
+	VBROADCASTSS 4(BX), Z16
 	VFMADD231PS  Z16, Z12, Z4
 	VFMADD231PS  Z16, Z13, Z5
 	VFMADD231PS  Z16, Z14, Z6
 	VFMADD231PS  Z16, Z15, Z7
-	VBROADCASTSS 8(R11), Z16
+	VBROADCASTSS 8(BX), Z16
 	VFMADD231PS  Z16, Z12, Z8
 	VFMADD231PS  Z16, Z13, Z9
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	ADDQ         $0x40, R13
-	ADDQ         $0x0c, R11
-	DECQ         R12
+	ADDQ         $0x40, R11
+	ADDQ         $0x0c, BX
+	DECQ         R10
 	JNZ          dims15
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -13075,44 +13197,48 @@ dims15:
 	VMOVUPS      Z10, 2176(AX)
 	VMOVUPS      Z11, 2240(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles13
 
 next14:
 tiles16:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next17
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims18:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x40, R11
-	VMOVUPS      (DI)(R10*1), Z3
-	VBROADCASTSS (R8), Z4
-	VFMADD231PS  Z4, Z3, Z0
-	VBROADCASTSS 4(R8), Z4
-	VFMADD231PS  Z4, Z3, Z1
-	VBROADCASTSS 8(R8), Z4
-	VFMADD231PS  Z4, Z3, Z2
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x40, R10
-	ADDQ         $0x0c, R8
-	DECQ         R9
+	VMOVUPS      (SI)(R9*1), Z3
+	VBROADCASTSS (DI), Z4
+	VFMADD231PS  Z4, Z3, Z0
+	VBROADCASTSS 4(DI), Z4
+	VFMADD231PS  Z4, Z3, Z1
+	VBROADCASTSS 8(DI), Z4
+	VFMADD231PS  Z4, Z3, Z2
+	ADDQ         $0x40, R9
+	ADDQ         $0x0c, DI
+	DECQ         R8
 	JNZ          dims18
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
 	VMOVUPS      Z2, 2048(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles16
 
 next17:
@@ -13121,22 +13247,21 @@ next17:
 
 rows4:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles19:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next20
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -13153,44 +13278,44 @@ tiles19:
 	VXORPS Z13, Z13, Z13
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims21:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x40, R14
-	VMOVUPS      (DI)(R13*1), Z16
-	VMOVUPS      (R8)(R13*1), Z17
-	VMOVUPS      (R9)(R13*1), Z18
-	VMOVUPS      (R10)(R13*1), Z19
-	VBROADCASTSS (R11), Z20
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x40, R12
+	VMOVUPS      (SI)(R11*1), Z16
+	VMOVUPS      (DI)(R11*1), Z17
+	VMOVUPS      (R8)(R11*1), Z18
+	VMOVUPS      (R9)(R11*1), Z19
+	VBROADCASTSS (BX), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
 	VFMADD231PS  Z20, Z18, Z2
 	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS 4(R11), Z20
+	VBROADCASTSS 4(BX), Z20
 	VFMADD231PS  Z20, Z16, Z4
 	VFMADD231PS  Z20, Z17, Z5
 	VFMADD231PS  Z20, Z18, Z6
 	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS 8(R11), Z20
+	VBROADCASTSS 8(BX), Z20
 	VFMADD231PS  Z20, Z16, Z8
 	VFMADD231PS  Z20, Z17, Z9
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS 12(R11), Z20
+	VBROADCASTSS 12(BX), Z20
 	VFMADD231PS  Z20, Z16, Z12
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	ADDQ         $0x40, R13
-	ADDQ         $0x10, R11
-	DECQ         R12
+	ADDQ         $0x40, R11
+	ADDQ         $0x10, BX
+	DECQ         R10
 	JNZ          dims21
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -13209,48 +13334,52 @@ dims21:
 	VMOVUPS      Z14, 3200(AX)
 	VMOVUPS      Z15, 3264(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles19
 
 next20:
 tiles22:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next23
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims24:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x40, R11
-	VMOVUPS      (DI)(R10*1), Z4
-	VBROADCASTSS (R8), Z5
-	VFMADD231PS  Z5, Z4, Z0
-	VBROADCASTSS 4(R8), Z5
-	VFMADD231PS  Z5, Z4, Z1
-	VBROADCASTSS 8(R8), Z5
-	VFMADD231PS  Z5, Z4, Z2
-	VBROADCASTSS 12(R8), Z5
-	VFMADD231PS  Z5, Z4, Z3
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x40, R10
-	ADDQ         $0x10, R8
-	DECQ         R9
+	VMOVUPS      (SI)(R9*1), Z4
+	VBROADCASTSS (DI), Z5
+	VFMADD231PS  Z5, Z4, Z0
+	VBROADCASTSS 4(DI), Z5
+	VFMADD231PS  Z5, Z4, Z1
+	VBROADCASTSS 8(DI), Z5
+	VFMADD231PS  Z5, Z4, Z2
+	VBROADCASTSS 12(DI), Z5
+	VFMADD231PS  Z5, Z4, Z3
+	ADDQ         $0x40, R9
+	ADDQ         $0x10, DI
+	DECQ         R8
 	JNZ          dims24
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
 	VMOVUPS      Z2, 2048(AX)
 	VMOVUPS      Z3, 3072(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles22
 
 next23:
@@ -13259,18 +13388,17 @@ next23:
 
 rows5:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles25:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next26
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -13281,37 +13409,41 @@ tiles25:
 	VXORPS Z7, Z7, Z7
 	VXORPS Z8, Z8, Z8
 	VXORPS Z9, Z9, Z9
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims27:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VMOVUPS      (DI)(R11*1), Z10
-	VMOVUPS      (R8)(R11*1), Z11
-	VBROADCASTSS (R9), Z12
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x40, R11
+	VMOVUPS      (SI)(R10*1), Z10
+	VMOVUPS      (DI)(R10*1), Z11
+	VBROADCASTSS (R8), Z12
 	VFMADD231PS  Z12, Z10, Z0
 	VFMADD231PS  Z12, Z11, Z1
-	VBROADCASTSS 4(R9), Z12
+	VBROADCASTSS 4(R8), Z12
 	VFMADD231PS  Z12, Z10, Z2
 	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS 8(R9), Z12
+	VBROADCASTSS 8(R8), Z12
 	VFMADD231PS  Z12, Z10, Z4
 	VFMADD231PS  Z12, Z11, Z5
-	VBROADCASTSS 12(R9), Z12
+	VBROADCASTSS 12(R8), Z12
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	VBROADCASTSS 16(R9), Z12
+	VBROADCASTSS 16(R8), Z12
 	VFMADD231PS  Z12, Z10, Z8
 	VFMADD231PS  Z12, Z11, Z9
-	ADDQ         $0x40, R11
-	ADDQ         $0x14, R9
-	DECQ         R10
+	ADDQ         $0x40, R10
+	ADDQ         $0x14, R8
+	DECQ         R9
 	JNZ          dims27
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -13324,43 +13456,47 @@ dims27:
 	VMOVUPS      Z8, 4096(AX)
 	VMOVUPS      Z9, 4160(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles25
 
 next26:
 tiles28:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next29
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims30:
-	PREFETCHT0   (R11)(R10*1)
-	VMOVUPS      (DI)(R10*1), Z5
-	VBROADCASTSS (R8), Z6
-	VFMADD231PS  Z6, Z5, Z0
-	VBROADCASTSS 4(R8), Z6
-	VFMADD231PS  Z6, Z5, Z1
-	VBROADCASTSS 8(R8), Z6
-	VFMADD231PS  Z6, Z5, Z2
-	VBROADCASTSS 12(R8), Z6
-	VFMADD231PS  Z6, Z5, Z3
-	VBROADCASTSS 16(R8), Z6
-	VFMADD231PS  Z6, Z5, Z4
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x40, R10
-	ADDQ         $0x14, R8
-	DECQ         R9
+	VMOVUPS      (SI)(R9*1), Z5
+	VBROADCASTSS (DI), Z6
+	VFMADD231PS  Z6, Z5, Z0
+	VBROADCASTSS 4(DI), Z6
+	VFMADD231PS  Z6, Z5, Z1
+	VBROADCASTSS 8(DI), Z6
+	VFMADD231PS  Z6, Z5, Z2
+	VBROADCASTSS 12(DI), Z6
+	VFMADD231PS  Z6, Z5, Z3
+	VBROADCASTSS 16(DI), Z6
+	VFMADD231PS  Z6, Z5, Z4
+	ADDQ         $0x40, R9
+	ADDQ         $0x14, DI
+	DECQ         R8
 	JNZ          dims30
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -13368,8 +13504,8 @@ dims30:
 	VMOVUPS      Z3, 3072(AX)
 	VMOVUPS      Z4, 4096(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles28
 
 next29:
@@ -13378,18 +13514,17 @@ next29:
 
 rows6:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles31:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next32
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -13402,40 +13537,44 @@ tiles31:
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
 	VXORPS Z11, Z11, Z11
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims33:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VMOVUPS      (DI)(R11*1), Z12
-	VMOVUPS      (R8)(R11*1), Z13
-	VBROADCASTSS (R9), Z14
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x40, R11
+	VMOVUPS      (SI)(R10*1), Z12
+	VMOVUPS      (DI)(R10*1), Z13
+	VBROADCASTSS (R8), Z14
 	VFMADD231PS  Z14, Z12, Z0
 	VFMADD231PS  Z14, Z13, Z1
-	VBROADCASTSS 4(R9), Z14
+	VBROADCASTSS 4(R8), Z14
 	VFMADD231PS  Z14, Z12, Z2
 	VFMADD231PS  Z14, Z13, Z3
-	VBROADCASTSS 8(R9), Z14
+	VBROADCASTSS 8(R8), Z14
 	VFMADD231PS  Z14, Z12, Z4
 	VFMADD231PS  Z14, Z13, Z5
-	VBROADCASTSS 12(R9), Z14
+	VBROADCASTSS 12(R8), Z14
 	VFMADD231PS  Z14, Z12, Z6
 	VFMADD231PS  Z14, Z13, Z7
-	VBROADCASTSS 16(R9), Z14
+	VBROADCASTSS 16(R8), Z14
 	VFMADD231PS  Z14, Z12, Z8
 	VFMADD231PS  Z14, Z13, Z9
-	VBROADCASTSS 20(R9), Z14
+	VBROADCASTSS 20(R8), Z14
 	VFMADD231PS  Z14, Z12, Z10
 	VFMADD231PS  Z14, Z13, Z11
-	ADDQ         $0x40, R11
-	ADDQ         $0x18, R9
-	DECQ         R10
+	ADDQ         $0x40, R10
+	ADDQ         $0x18, R8
+	DECQ         R9
 	JNZ          dims33
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -13450,46 +13589,50 @@ dims33:
 	VMOVUPS      Z10, 5120(AX)
 	VMOVUPS      Z11, 5184(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles31
 
 next32:
 tiles34:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next35
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
 	VXORPS Z5, Z5, Z5
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims36:
-	PREFETCHT0   (R11)(R10*1)
-	VMOVUPS      (DI)(R10*1), Z6
-	VBROADCASTSS (R8), Z7
-	VFMADD231PS  Z7, Z6, Z0
-	VBROADCASTSS 4(R8), Z7
-	VFMADD231PS  Z7, Z6, Z1
-	VBROADCASTSS 8(R8), Z7
-	VFMADD231PS  Z7, Z6, Z2
-	VBROADCASTSS 12(R8), Z7
-	VFMADD231PS  Z7, Z6, Z3
-	VBROADCASTSS 16(R8), Z7
-	VFMADD231PS  Z7, Z6, Z4
-	VBROADCASTSS 20(R8), Z7
-	VFMADD231PS  Z7, Z6, Z5
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x40, R10
-	ADDQ         $0x18, R8
-	DECQ         R9
+	VMOVUPS      (SI)(R9*1), Z6
+	VBROADCASTSS (DI), Z7
+	VFMADD231PS  Z7, Z6, Z0
+	VBROADCASTSS 4(DI), Z7
+	VFMADD231PS  Z7, Z6, Z1
+	VBROADCASTSS 8(DI), Z7
+	VFMADD231PS  Z7, Z6, Z2
+	VBROADCASTSS 12(DI), Z7
+	VFMADD231PS  Z7, Z6, Z3
+	VBROADCASTSS 16(DI), Z7
+	VFMADD231PS  Z7, Z6, Z4
+	VBROADCASTSS 20(DI), Z7
+	VFMADD231PS  Z7, Z6, Z5
+	ADDQ         $0x40, R9
+	ADDQ         $0x18, DI
+	DECQ         R8
 	JNZ          dims36
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -13498,8 +13641,8 @@ dims36:
 	VMOVUPS      Z4, 4096(AX)
 	VMOVUPS      Z5, 5120(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles34
 
 next35:
@@ -13508,18 +13651,17 @@ next35:
 
 rows7:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles37:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next38
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -13534,43 +13676,47 @@ tiles37:
 	VXORPS Z11, Z11, Z11
 	VXORPS Z12, Z12, Z12
 	VXORPS Z13, Z13, Z13
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims39:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VMOVUPS      (DI)(R11*1), Z14
-	VMOVUPS      (R8)(R11*1), Z15
-	VBROADCASTSS (R9), Z16
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x40, R11
+	VMOVUPS      (SI)(R10*1), Z14
+	VMOVUPS      (DI)(R10*1), Z15
+	VBROADCASTSS (R8), Z16
 	VFMADD231PS  Z16, Z14, Z0
 	VFMADD231PS  Z16, Z15, Z1
-	VBROADCASTSS 4(R9), Z16
+	VBROADCASTSS 4(R8), Z16
 	VFMADD231PS  Z16, Z14, Z2
 	VFMADD231PS  Z16, Z15, Z3
-	VBROADCASTSS 8(R9), Z16
+	VBROADCASTSS 8(R8), Z16
 	VFMADD231PS  Z16, Z14, Z4
 	VFMADD231PS  Z16, Z15, Z5
-	VBROADCASTSS 12(R9), Z16
+	VBROADCASTSS 12(R8), Z16
 	VFMADD231PS  Z16, Z14, Z6
 	VFMADD231PS  Z16, Z15, Z7
-	VBROADCASTSS 16(R9), Z16
+	VBROADCASTSS 16(R8), Z16
 	VFMADD231PS  Z16, Z14, Z8
 	VFMADD231PS  Z16, Z15, Z9
-	VBROADCASTSS 20(R9), Z16
+	VBROADCASTSS 20(R8), Z16
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	VBROADCASTSS 24(R9), Z16
+	VBROADCASTSS 24(R8), Z16
 	VFMADD231PS  Z16, Z14, Z12
 	VFMADD231PS  Z16, Z15, Z13
-	ADDQ         $0x40, R11
-	ADDQ         $0x1c, R9
-	DECQ         R10
+	ADDQ         $0x40, R10
+	ADDQ         $0x1c, R8
+	DECQ         R9
 	JNZ          dims39
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -13587,16 +13733,17 @@ dims39:
 	VMOVUPS      Z12, 6144(AX)
 	VMOVUPS      Z13, 6208(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles37
 
 next38:
 tiles40:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next41
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -13604,32 +13751,35 @@ tiles40:
 	VXORPS Z4, Z4, Z4
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims42:
-	PREFETCHT0   (R11)(R10*1)
-	VMOVUPS      (DI)(R10*1), Z7
-	VBROADCASTSS (R8), Z8
-	VFMADD231PS  Z8, Z7, Z0
-	VBROADCASTSS 4(R8), Z8
-	VFMADD231PS  Z8, Z7, Z1
-	VBROADCASTSS 8(R8), Z8
-	VFMADD231PS  Z8, Z7, Z2
-	VBROADCASTSS 12(R8), Z8
-	VFMADD231PS  Z8, Z7, Z3
-	VBROADCASTSS 16(R8), Z8
-	VFMADD231PS  Z8, Z7, Z4
-	VBROADCASTSS 20(R8), Z8
-	VFMADD231PS  Z8, Z7, Z5
-	VBROADCASTSS 24(R8), Z8
-	VFMADD231PS  Z8, Z7, Z6
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x40, R10
-	ADDQ         $0x1c, R8
-	DECQ         R9
+	VMOVUPS      (SI)(R9*1), Z7
+	VBROADCASTSS (DI), Z8
+	VFMADD231PS  Z8, Z7, Z0
+	VBROADCASTSS 4(DI), Z8
+	VFMADD231PS  Z8, Z7, Z1
+	VBROADCASTSS 8(DI), Z8
+	VFMADD231PS  Z8, Z7, Z2
+	VBROADCASTSS 12(DI), Z8
+	VFMADD231PS  Z8, Z7, Z3
+	VBROADCASTSS 16(DI), Z8
+	VFMADD231PS  Z8, Z7, Z4
+	VBROADCASTSS 20(DI), Z8
+	VFMADD231PS  Z8, Z7, Z5
+	VBROADCASTSS 24(DI), Z8
+	VFMADD231PS  Z8, Z7, Z6
+	ADDQ         $0x40, R9
+	ADDQ         $0x1c, DI
+	DECQ         R8
 	JNZ          dims42
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -13639,8 +13789,8 @@ dims42:
 	VMOVUPS      Z5, 5120(AX)
 	VMOVUPS      Z6, 6144(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles40
 
 next41:
@@ -13649,18 +13799,17 @@ next41:
 
 rows8:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles43:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next44
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -13677,46 +13826,50 @@ tiles43:
 	VXORPS Z13, Z13, Z13
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims45:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VMOVUPS      (DI)(R11*1), Z16
-	VMOVUPS      (R8)(R11*1), Z17
-	VBROADCASTSS (R9), Z18
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x40, R11
+	VMOVUPS      (SI)(R10*1), Z16
+	VMOVUPS      (DI)(R10*1), Z17
+	VBROADCASTSS (R8), Z18
 	VFMADD231PS  Z18, Z16, Z0
 	VFMADD231PS  Z18, Z17, Z1
-	VBROADCASTSS 4(R9), Z18
+	VBROADCASTSS 4(R8), Z18
 	VFMADD231PS  Z18, Z16, Z2
 	VFMADD231PS  Z18, Z17, Z3
-	VBROADCASTSS 8(R9), Z18
+	VBROADCASTSS 8(R8), Z18
 	VFMADD231PS  Z18, Z16, Z4
 	VFMADD231PS  Z18, Z17, Z5
-	VBROADCASTSS 12(R9), Z18
+	VBROADCASTSS 12(R8), Z18
 	VFMADD231PS  Z18, Z16, Z6
 	VFMADD231PS  Z18, Z17, Z7
-	VBROADCASTSS 16(R9), Z18
+	VBROADCASTSS 16(R8), Z18
 	VFMADD231PS  Z18, Z16, Z8
 	VFMADD231PS  Z18, Z17, Z9
-	VBROADCASTSS 20(R9), Z18
+	VBROADCASTSS 20(R8), Z18
 	VFMADD231PS  Z18, Z16, Z10
 	VFMADD231PS  Z18, Z17, Z11
-	VBROADCASTSS 24(R9), Z18
+	VBROADCASTSS 24(R8), Z18
 	VFMADD231PS  Z18, Z16, Z12
 	VFMADD231PS  Z18, Z17, Z13
-	VBROADCASTSS 28(R9), Z18
+	VBROADCASTSS 28(R8), Z18
 	VFMADD231PS  Z18, Z16, Z14
 	VFMADD231PS  Z18, Z17, Z15
-	ADDQ         $0x40, R11
-	ADDQ         $0x20, R9
-	DECQ         R10
+	ADDQ         $0x40, R10
+	ADDQ         $0x20, R8
+	DECQ         R9
 	JNZ          dims45
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -13735,16 +13888,17 @@ dims45:
 	VMOVUPS      Z14, 7168(AX)
 	VMOVUPS      Z15, 7232(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles43
 
 next44:
 tiles46:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next47
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -13753,34 +13907,37 @@ tiles46:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims48:
-	PREFETCHT0   (R11)(R10*1)
-	VMOVUPS      (DI)(R10*1), Z8
-	VBROADCASTSS (R8), Z9
-	VFMADD231PS  Z9, Z8, Z0
-	VBROADCASTSS 4(R8), Z9
-	VFMADD231PS  Z9, Z8, Z1
-	VBROADCASTSS 8(R8), Z9
-	VFMADD231PS  Z9, Z8, Z2
-	VBROADCASTSS 12(R8), Z9
-	VFMADD231PS  Z9, Z8, Z3
-	VBROADCASTSS 16(R8), Z9
-	VFMADD231PS  Z9, Z8, Z4
-	VBROADCASTSS 20(R8), Z9
-	VFMADD231PS  Z9, Z8, Z5
-	VBROADCASTSS 24(R8), Z9
-	VFMADD231PS  Z9, Z8, Z6
-	VBROADCASTSS 28(R8), Z9
-	VFMADD231PS  Z9, Z8, Z7
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x40, R10
-	ADDQ         $0x20, R8
-	DECQ         R9
+	VMOVUPS      (SI)(R9*1), Z8
+	VBROADCASTSS (DI), Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VBROADCASTSS 4(DI), Z9
+	VFMADD231PS  Z9, Z8, Z1
+	VBROADCASTSS 8(DI), Z9
+	VFMADD231PS  Z9, Z8, Z2
+	VBROADCASTSS 12(DI), Z9
+	VFMADD231PS  Z9, Z8, Z3
+	VBROADCASTSS 16(DI), Z9
+	VFMADD231PS  Z9, Z8, Z4
+	VBROADCASTSS 20(DI), Z9
+	VFMADD231PS  Z9, Z8, Z5
+	VBROADCASTSS 24(DI), Z9
+	VFMADD231PS  Z9, Z8, Z6
+	VBROADCASTSS 28(DI), Z9
+	VFMADD231PS  Z9, Z8, Z7
+	ADDQ         $0x40, R9
+	ADDQ         $0x20, DI
+	DECQ         R8
 	JNZ          dims48
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -13791,8 +13948,8 @@ dims48:
 	VMOVUPS      Z6, 6144(AX)
 	VMOVUPS      Z7, 7168(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles46
 
 next47:
@@ -13801,18 +13958,17 @@ next47:
 
 rows9:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles49:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next50
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -13831,49 +13987,53 @@ tiles49:
 	VXORPS Z15, Z15, Z15
 	VXORPS Z16, Z16, Z16
 	VXORPS Z17, Z17, Z17
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims51:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VMOVUPS      (DI)(R11*1), Z18
-	VMOVUPS      (R8)(R11*1), Z19
-	VBROADCASTSS (R9), Z20
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x40, R11
+	VMOVUPS      (SI)(R10*1), Z18
+	VMOVUPS      (DI)(R10*1), Z19
+	VBROADCASTSS (R8), Z20
 	VFMADD231PS  Z20, Z18, Z0
 	VFMADD231PS  Z20, Z19, Z1
-	VBROADCASTSS 4(R9), Z20
+	VBROADCASTSS 4(R8), Z20
 	VFMADD231PS  Z20, Z18, Z2
 	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS 8(R9), Z20
+	VBROADCASTSS 8(R8), Z20
 	VFMADD231PS  Z20, Z18, Z4
 	VFMADD231PS  Z20, Z19, Z5
-	VBROADCASTSS 12(R9), Z20
+	VBROADCASTSS 12(R8), Z20
 	VFMADD231PS  Z20, Z18, Z6
 	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS 16(R9), Z20
+	VBROADCASTSS 16(R8), Z20
 	VFMADD231PS  Z20, Z18, Z8
 	VFMADD231PS  Z20, Z19, Z9
-	VBROADCASTSS 20(R9), Z20
+	VBROADCASTSS 20(R8), Z20
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS 24(R9), Z20
+	VBROADCASTSS 24(R8), Z20
 	VFMADD231PS  Z20, Z18, Z12
 	VFMADD231PS  Z20, Z19, Z13
-	VBROADCASTSS 28(R9), Z20
+	VBROADCASTSS 28(R8), Z20
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	VBROADCASTSS 32(R9), Z20
+	VBROADCASTSS 32(R8), Z20
 	VFMADD231PS  Z20, Z18, Z16
 	VFMADD231PS  Z20, Z19, Z17
-	ADDQ         $0x40, R11
-	ADDQ         $0x24, R9
-	DECQ         R10
+	ADDQ         $0x40, R10
+	ADDQ         $0x24, R8
+	DECQ         R9
 	JNZ          dims51
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -13894,16 +14054,17 @@ dims51:
 	VMOVUPS      Z16, 8192(AX)
 	VMOVUPS      Z17, 8256(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles49
 
 next50:
 tiles52:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next53
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -13913,36 +14074,39 @@ tiles52:
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
 	VXORPS Z8, Z8, Z8
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims54:
-	PREFETCHT0   (R11)(R10*1)
-	VMOVUPS      (DI)(R10*1), Z9
-	VBROADCASTSS (R8), Z10
-	VFMADD231PS  Z10, Z9, Z0
-	VBROADCASTSS 4(R8), Z10
-	VFMADD231PS  Z10, Z9, Z1
-	VBROADCASTSS 8(R8), Z10
-	VFMADD231PS  Z10, Z9, Z2
-	VBROADCASTSS 12(R8), Z10
-	VFMADD231PS  Z10, Z9, Z3
-	VBROADCASTSS 16(R8), Z10
-	VFMADD231PS  Z10, Z9, Z4
-	VBROADCASTSS 20(R8), Z10
-	VFMADD231PS  Z10, Z9, Z5
-	VBROADCASTSS 24(R8), Z10
-	VFMADD231PS  Z10, Z9, Z6
-	VBROADCASTSS 28(R8), Z10
-	VFMADD231PS  Z10, Z9, Z7
-	VBROADCASTSS 32(R8), Z10
-	VFMADD231PS  Z10, Z9, Z8
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x40, R10
-	ADDQ         $0x24, R8
-	DECQ         R9
+	VMOVUPS      (SI)(R9*1), Z9
+	VBROADCASTSS (DI), Z10
+	VFMADD231PS  Z10, Z9, Z0
+	VBROADCASTSS 4(DI), Z10
+	VFMADD231PS  Z10, Z9, Z1
+	VBROADCASTSS 8(DI), Z10
+	VFMADD231PS  Z10, Z9, Z2
+	VBROADCASTSS 12(DI), Z10
+	VFMADD231PS  Z10, Z9, Z3
+	VBROADCASTSS 16(DI), Z10
+	VFMADD231PS  Z10, Z9, Z4
+	VBROADCASTSS 20(DI), Z10
+	VFMADD231PS  Z10, Z9, Z5
+	VBROADCASTSS 24(DI), Z10
+	VFMADD231PS  Z10, Z9, Z6
+	VBROADCASTSS 28(DI), Z10
+	VFMADD231PS  Z10, Z9, Z7
+	VBROADCASTSS 32(DI), Z10
+	VFMADD231PS  Z10, Z9, Z8
+	ADDQ         $0x40, R9
+	ADDQ         $0x24, DI
+	DECQ         R8
 	JNZ          dims54
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -13954,8 +14118,8 @@ dims54:
 	VMOVUPS      Z7, 7168(AX)
 	VMOVUPS      Z8, 8192(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles52
 
 next53:
@@ -13964,18 +14128,17 @@ next53:
 
 rows10:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles55:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next56
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -13996,52 +14159,56 @@ tiles55:
 	VXORPS Z17, Z17, Z17
 	VXORPS Z18, Z18, Z18
 	VXORPS Z19, Z19, Z19
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims57:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VMOVUPS      (DI)(R11*1), Z20
-	VMOVUPS      (R8)(R11*1), Z21
-	VBROADCASTSS (R9), Z22
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x40, R11
+	VMOVUPS      (SI)(R10*1), Z20
+	VMOVUPS      (DI)(R10*1), Z21
+	VBROADCASTSS (R8), Z22
 	VFMADD231PS  Z22, Z20, Z0
 	VFMADD231PS  Z22, Z21, Z1
-	VBROADCASTSS 4(R9), Z22
+	VBROADCASTSS 4(R8), Z22
 	VFMADD231PS  Z22, Z20, Z2
 	VFMADD231PS  Z22, Z21, Z3
-	VBROADCASTSS 8(R9), Z22
+	VBROADCASTSS 8(R8), Z22
 	VFMADD231PS  Z22, Z20, Z4
 	VFMADD231PS  Z22, Z21, Z5
-	VBROADCASTSS 12(R9), Z22
+	VBROADCASTSS 12(R8), Z22
 	VFMADD231PS  Z22, Z20, Z6
 	VFMADD231PS  Z22, Z21, Z7
-	VBROADCASTSS 16(R9), Z22
+	VBROADCASTSS 16(R8), Z22
 	VFMADD231PS  Z22, Z20, Z8
 	VFMADD231PS  Z22, Z21, Z9
-	VBROADCASTSS 20(R9), Z22
+	VBROADCASTSS 20(R8), Z22
 	VFMADD231PS  Z22, Z20, Z10
 	VFMADD231PS  Z22, Z21, Z11
-	VBROADCASTSS 24(R9), Z22
+	VBROADCASTSS 24(R8), Z22
 	VFMADD231PS  Z22, Z20, Z12
 	VFMADD231PS  Z22, Z21, Z13
-	VBROADCASTSS 28(R9), Z22
+	VBROADCASTSS 28(R8), Z22
 	VFMADD231PS  Z22, Z20, Z14
 	VFMADD231PS  Z22, Z21, Z15
-	VBROADCASTSS 32(R9), Z22
+	VBROADCASTSS 32(R8), Z22
 	VFMADD231PS  Z22, Z20, Z16
 	VFMADD231PS  Z22, Z21, Z17
-	VBROADCASTSS 36(R9), Z22
+	VBROADCASTSS 36(R8), Z22
 	VFMADD231PS  Z22, Z20, Z18
 	VFMADD231PS  Z22, Z21, Z19
-	ADDQ         $0x40, R11
-	ADDQ         $0x28, R9
-	DECQ         R10
+	ADDQ         $0x40, R10
+	ADDQ         $0x28, R8
+	DECQ         R9
 	JNZ          dims57
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -14064,16 +14231,17 @@ dims57:
 	VMOVUPS      Z18, 9216(AX)
 	VMOVUPS      Z19, 9280(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles55
 
 next56:
 tiles58:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next59
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -14084,38 +14252,41 @@ tiles58:
 	VXORPS Z7, Z7, Z7
 	VXORPS Z8, Z8, Z8
 	VXORPS Z9, Z9, Z9
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims60:
-	PREFETCHT0   (R11)(R10*1)
-	VMOVUPS      (DI)(R10*1), Z10
-	VBROADCASTSS (R8), Z11
-	VFMADD231PS  Z11, Z10, Z0
-	VBROADCASTSS 4(R8), Z11
-	VFMADD231PS  Z11, Z10, Z1
-	VBROADCASTSS 8(R8), Z11
-	VFMADD231PS  Z11, Z10, Z2
-	VBROADCASTSS 12(R8), Z11
-	VFMADD231PS  Z11, Z10, Z3
-	VBROADCASTSS 16(R8), Z11
-	VFMADD231PS  Z11, Z10, Z4
-	VBROADCASTSS 20(R8), Z11
-	VFMADD231PS  Z11, Z10, Z5
-	VBROADCASTSS 24(R8), Z11
-	VFMADD231PS  Z11, Z10, Z6
-	VBROADCASTSS 28(R8), Z11
-	VFMADD231PS  Z11, Z10, Z7
-	VBROADCASTSS 32(R8), Z11
-	VFMADD231PS  Z11, Z10, Z8
-	VBROADCASTSS 36(R8), Z11
-	VFMADD231PS  Z11, Z10, Z9
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x40, R10
-	ADDQ         $0x28, R8
-	DECQ         R9
+	VMOVUPS      (SI)(R9*1), Z10
+	VBROADCASTSS (DI), Z11
+	VFMADD231PS  Z11, Z10, Z0
+	VBROADCASTSS 4(DI), Z11
+	VFMADD231PS  Z11, Z10, Z1
+	VBROADCASTSS 8(DI), Z11
+	VFMADD231PS  Z11, Z10, Z2
+	VBROADCASTSS 12(DI), Z11
+	VFMADD231PS  Z11, Z10, Z3
+	VBROADCASTSS 16(DI), Z11
+	VFMADD231PS  Z11, Z10, Z4
+	VBROADCASTSS 20(DI), Z11
+	VFMADD231PS  Z11, Z10, Z5
+	VBROADCASTSS 24(DI), Z11
+	VFMADD231PS  Z11, Z10, Z6
+	VBROADCASTSS 28(DI), Z11
+	VFMADD231PS  Z11, Z10, Z7
+	VBROADCASTSS 32(DI), Z11
+	VFMADD231PS  Z11, Z10, Z8
+	VBROADCASTSS 36(DI), Z11
+	VFMADD231PS  Z11, Z10, Z9
+	ADDQ         $0x40, R9
+	ADDQ         $0x28, DI
+	DECQ         R8
 	JNZ          dims60
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -14128,8 +14299,8 @@ dims60:
 	VMOVUPS      Z8, 8192(AX)
 	VMOVUPS      Z9, 9216(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles58
 
 next59:
@@ -14138,18 +14309,17 @@ next59:
 
 rows11:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles61:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next62
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -14172,55 +14342,59 @@ tiles61:
 	VXORPS Z19, Z19, Z19
 	VXORPS Z20, Z20, Z20
 	VXORPS Z21, Z21, Z21
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims63:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VMOVUPS      (DI)(R11*1), Z22
-	VMOVUPS      (R8)(R11*1), Z23
-	VBROADCASTSS (R9), Z24
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x40, R11
+	VMOVUPS      (SI)(R10*1), Z22
+	VMOVUPS      (DI)(R10*1), Z23
+	VBROADCASTSS (R8), Z24
 	VFMADD231PS  Z24, Z22, Z0
 	VFMADD231PS  Z24, Z23, Z1
-	VBROADCASTSS 4(R9), Z24
+	VBROADCASTSS 4(R8), Z24
 	VFMADD231PS  Z24, Z22, Z2
 	VFMADD231PS  Z24, Z23, Z3
-	VBROADCASTSS 8(R9), Z24
+	VBROADCASTSS 8(R8), Z24
 	VFMADD231PS  Z24, Z22, Z4
 	VFMADD231PS  Z24, Z23, Z5
-	VBROADCASTSS 12(R9), Z24
+	VBROADCASTSS 12(R8), Z24
 	VFMADD231PS  Z24, Z22, Z6
 	VFMADD231PS  Z24, Z23, Z7
-	VBROADCASTSS 16(R9), Z24
+	VBROADCASTSS 16(R8), Z24
 	VFMADD231PS  Z24, Z22, Z8
 	VFMADD231PS  Z24, Z23, Z9
-	VBROADCASTSS 20(R9), Z24
+	VBROADCASTSS 20(R8), Z24
 	VFMADD231PS  Z24, Z22, Z10
 	VFMADD231PS  Z24, Z23, Z11
-	VBROADCASTSS 24(R9), Z24
+	VBROADCASTSS 24(R8), Z24
 	VFMADD231PS  Z24, Z22, Z12
 	VFMADD231PS  Z24, Z23, Z13
-	VBROADCASTSS 28(R9), Z24
+	VBROADCASTSS 28(R8), Z24
 	VFMADD231PS  Z24, Z22, Z14
 	VFMADD231PS  Z24, Z23, Z15
-	VBROADCASTSS 32(R9), Z24
+	VBROADCASTSS 32(R8), Z24
 	VFMADD231PS  Z24, Z22, Z16
 	VFMADD231PS  Z24, Z23, Z17
-	VBROADCASTSS 36(R9), Z24
+	VBROADCASTSS 36(R8), Z24
 	VFMADD231PS  Z24, Z22, Z18
 	VFMADD231PS  Z24, Z23, Z19
-	VBROADCASTSS 40(R9), Z24
+	VBROADCASTSS 40(R8), Z24
 	VFMADD231PS  Z24, Z22, Z20
 	VFMADD231PS  Z24, Z23, Z21
-	ADDQ         $0x40, R11
-	ADDQ         $0x2c, R9
-	DECQ         R10
+	ADDQ         $0x40, R10
+	ADDQ         $0x2c, R8
+	DECQ         R9
 	JNZ          dims63
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -14245,16 +14419,17 @@ dims63:
 	VMOVUPS      Z20, 10240(AX)
 	VMOVUPS      Z21, 10304(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles61
 
 next62:
 tiles64:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next65
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -14266,40 +14441,43 @@ tiles64:
 	VXORPS Z8, Z8, Z8
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims66:
-	PREFETCHT0   (R11)(R10*1)
-	VMOVUPS      (DI)(R10*1), Z11
-	VBROADCASTSS (R8), Z12
-	VFMADD231PS  Z12, Z11, Z0
-	VBROADCASTSS 4(R8), Z12
-	VFMADD231PS  Z12, Z11, Z1
-	VBROADCASTSS 8(R8), Z12
-	VFMADD231PS  Z12, Z11, Z2
-	VBROADCASTSS 12(R8), Z12
-	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS 16(R8), Z12
-	VFMADD231PS  Z12, Z11, Z4
-	VBROADCASTSS 20(R8), Z12
-	VFMADD231PS  Z12, Z11, Z5
-	VBROADCASTSS 24(R8), Z12
-	VFMADD231PS  Z12, Z11, Z6
-	VBROADCASTSS 28(R8), Z12
-	VFMADD231PS  Z12, Z11, Z7
-	VBROADCASTSS 32(R8), Z12
-	VFMADD231PS  Z12, Z11, Z8
-	VBROADCASTSS 36(R8), Z12
-	VFMADD231PS  Z12, Z11, Z9
-	VBROADCASTSS 40(R8), Z12
-	VFMADD231PS  Z12, Z11, Z10
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x40, R10
-	ADDQ         $0x2c, R8
-	DECQ         R9
+	VMOVUPS      (SI)(R9*1), Z11
+	VBROADCASTSS (DI), Z12
+	VFMADD231PS  Z12, Z11, Z0
+	VBROADCASTSS 4(DI), Z12
+	VFMADD231PS  Z12, Z11, Z1
+	VBROADCASTSS 8(DI), Z12
+	VFMADD231PS  Z12, Z11, Z2
+	VBROADCASTSS 12(DI), Z12
+	VFMADD231PS  Z12, Z11, Z3
+	VBROADCASTSS 16(DI), Z12
+	VFMADD231PS  Z12, Z11, Z4
+	VBROADCASTSS 20(DI), Z12
+	VFMADD231PS  Z12, Z11, Z5
+	VBROADCASTSS 24(DI), Z12
+	VFMADD231PS  Z12, Z11, Z6
+	VBROADCASTSS 28(DI), Z12
+	VFMADD231PS  Z12, Z11, Z7
+	VBROADCASTSS 32(DI), Z12
+	VFMADD231PS  Z12, Z11, Z8
+	VBROADCASTSS 36(DI), Z12
+	VFMADD231PS  Z12, Z11, Z9
+	VBROADCASTSS 40(DI), Z12
+	VFMADD231PS  Z12, Z11, Z10
+	ADDQ         $0x40, R9
+	ADDQ         $0x2c, DI
+	DECQ         R8
 	JNZ          dims66
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -14313,8 +14491,8 @@ dims66:
 	VMOVUPS      Z9, 9216(AX)
 	VMOVUPS      Z10, 10240(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles64
 
 next65:
@@ -14323,18 +14501,17 @@ next65:
 
 rows12:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles67:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next68
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -14359,58 +14536,62 @@ tiles67:
 	VXORPS Z21, Z21, Z21
 	VXORPS Z22, Z22, Z22
 	VXORPS Z23, Z23, Z23
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims69:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VMOVUPS      (DI)(R11*1), Z24
-	VMOVUPS      (R8)(R11*1), Z25
-	VBROADCASTSS (R9), Z26
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x40, R11
+	VMOVUPS      (SI)(R10*1), Z24
+	VMOVUPS      (DI)(R10*1), Z25
+	VBROADCASTSS (R8), Z26
 	VFMADD231PS  Z26, Z24, Z0
 	VFMADD231PS  Z26, Z25, Z1
-	VBROADCASTSS 4(R9), Z26
+	VBROADCASTSS 4(R8), Z26
 	VFMADD231PS  Z26, Z24, Z2
 	VFMADD231PS  Z26, Z25, Z3
-	VBROADCASTSS 8(R9), Z26
+	VBROADCASTSS 8(R8), Z26
 	VFMADD231PS  Z26, Z24, Z4
 	VFMADD231PS  Z26, Z25, Z5
-	VBROADCASTSS 12(R9), Z26
+	VBROADCASTSS 12(R8), Z26
 	VFMADD231PS  Z26, Z24, Z6
 	VFMADD231PS  Z26, Z25, Z7
-	VBROADCASTSS 16(R9), Z26
+	VBROADCASTSS 16(R8), Z26
 	VFMADD231PS  Z26, Z24, Z8
 	VFMADD231PS  Z26, Z25, Z9
-	VBROADCASTSS 20(R9), Z26
+	VBROADCASTSS 20(R8), Z26
 	VFMADD231PS  Z26, Z24, Z10
 	VFMADD231PS  Z26, Z25, Z11
-	VBROADCASTSS 24(R9), Z26
+	VBROADCASTSS 24(R8), Z26
 	VFMADD231PS  Z26, Z24, Z12
 	VFMADD231PS  Z26, Z25, Z13
-	VBROADCASTSS 28(R9), Z26
+	VBROADCASTSS 28(R8), Z26
 	VFMADD231PS  Z26, Z24, Z14
 	VFMADD231PS  Z26, Z25, Z15
-	VBROADCASTSS 32(R9), Z26
+	VBROADCASTSS 32(R8), Z26
 	VFMADD231PS  Z26, Z24, Z16
 	VFMADD231PS  Z26, Z25, Z17
-	VBROADCASTSS 36(R9), Z26
+	VBROADCASTSS 36(R8), Z26
 	VFMADD231PS  Z26, Z24, Z18
 	VFMADD231PS  Z26, Z25, Z19
-	VBROADCASTSS 40(R9), Z26
+	VBROADCASTSS 40(R8), Z26
 	VFMADD231PS  Z26, Z24, Z20
 	VFMADD231PS  Z26, Z25, Z21
-	VBROADCASTSS 44(R9), Z26
+	VBROADCASTSS 44(R8), Z26
 	VFMADD231PS  Z26, Z24, Z22
 	VFMADD231PS  Z26, Z25, Z23
-	ADDQ         $0x40, R11
-	ADDQ         $0x30, R9
-	DECQ         R10
+	ADDQ         $0x40, R10
+	ADDQ         $0x30, R8
+	DECQ         R9
 	JNZ          dims69
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -14437,16 +14618,17 @@ dims69:
 	VMOVUPS      Z22, 11264(AX)
 	VMOVUPS      Z23, 11328(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles67
 
 next68:
 tiles70:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next71
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -14459,42 +14641,45 @@ tiles70:
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
 	VXORPS Z11, Z11, Z11
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims72:
-	PREFETCHT0   (R11)(R10*1)
-	VMOVUPS      (DI)(R10*1), Z12
-	VBROADCASTSS (R8), Z13
-	VFMADD231PS  Z13, Z12, Z0
-	VBROADCASTSS 4(R8), Z13
-	VFMADD231PS  Z13, Z12, Z1
-	VBROADCASTSS 8(R8), Z13
-	VFMADD231PS  Z13, Z12, Z2
-	VBROADCASTSS 12(R8), Z13
-	VFMADD231PS  Z13, Z12, Z3
-	VBROADCASTSS 16(R8), Z13
-	VFMADD231PS  Z13, Z12, Z4
-	VBROADCASTSS 20(R8), Z13
-	VFMADD231PS  Z13, Z12, Z5
-	VBROADCASTSS 24(R8), Z13
-	VFMADD231PS  Z13, Z12, Z6
-	VBROADCASTSS 28(R8), Z13
-	VFMADD231PS  Z13, Z12, Z7
-	VBROADCASTSS 32(R8), Z13
-	VFMADD231PS  Z13, Z12, Z8
-	VBROADCASTSS 36(R8), Z13
-	VFMADD231PS  Z13, Z12, Z9
-	VBROADCASTSS 40(R8), Z13
-	VFMADD231PS  Z13, Z12, Z10
-	VBROADCASTSS 44(R8), Z13
-	VFMADD231PS  Z13, Z12, Z11
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x40, R10
-	ADDQ         $0x30, R8
-	DECQ         R9
+	VMOVUPS      (SI)(R9*1), Z12
+	VBROADCASTSS (DI), Z13
+	VFMADD231PS  Z13, Z12, Z0
+	VBROADCASTSS 4(DI), Z13
+	VFMADD231PS  Z13, Z12, Z1
+	VBROADCASTSS 8(DI), Z13
+	VFMADD231PS  Z13, Z12, Z2
+	VBROADCASTSS 12(DI), Z13
+	VFMADD231PS  Z13, Z12, Z3
+	VBROADCASTSS 16(DI), Z13
+	VFMADD231PS  Z13, Z12, Z4
+	VBROADCASTSS 20(DI), Z13
+	VFMADD231PS  Z13, Z12, Z5
+	VBROADCASTSS 24(DI), Z13
+	VFMADD231PS  Z13, Z12, Z6
+	VBROADCASTSS 28(DI), Z13
+	VFMADD231PS  Z13, Z12, Z7
+	VBROADCASTSS 32(DI), Z13
+	VFMADD231PS  Z13, Z12, Z8
+	VBROADCASTSS 36(DI), Z13
+	VFMADD231PS  Z13, Z12, Z9
+	VBROADCASTSS 40(DI), Z13
+	VFMADD231PS  Z13, Z12, Z10
+	VBROADCASTSS 44(DI), Z13
+	VFMADD231PS  Z13, Z12, Z11
+	ADDQ         $0x40, R9
+	ADDQ         $0x30, DI
+	DECQ         R8
 	JNZ          dims72
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -14509,8 +14694,8 @@ dims72:
 	VMOVUPS      Z10, 10240(AX)
 	VMOVUPS      Z11, 11264(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles70
 
 next71:
@@ -17879,85 +18064,88 @@ TEXT ·scoresF16AVX512(SB), NOSPLIT, $0-64
 
 rows1:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles1:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next2
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims3:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x20, R14
-	VCVTPH2PS    (DI)(R13*1), Z4
-	VCVTPH2PS    (R8)(R13*1), Z5
-	VCVTPH2PS    (R9)(R13*1), Z6
-	VCVTPH2PS    (R10)(R13*1), Z7
-	VBROADCASTSS (R11), Z8
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x20, R12
+	VCVTPH2PS    (SI)(R11*1), Z4
+	VCVTPH2PS    (DI)(R11*1), Z5
+	VCVTPH2PS    (R8)(R11*1), Z6
+	VCVTPH2PS    (R9)(R11*1), Z7
+	VBROADCASTSS (BX), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	ADDQ         $0x20, R13
-	ADDQ         $0x04, R11
-	DECQ         R12
+	ADDQ         $0x20, R11
+	ADDQ         $0x04, BX
+	DECQ         R10
 	JNZ          dims3
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
 	VMOVUPS      Z2, 128(AX)
 	VMOVUPS      Z3, 192(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles1
 
 next2:
 tiles4:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next5
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims6:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VCVTPH2PS    (DI)(R10*1), Z1
-	VBROADCASTSS (R8), Z2
-	VFMADD231PS  Z2, Z1, Z0
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x04, R8
-	DECQ         R9
+	VCVTPH2PS    (SI)(R9*1), Z1
+	VBROADCASTSS (DI), Z2
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         $0x20, R9
+	ADDQ         $0x04, DI
+	DECQ         R8
 	JNZ          dims6
 	VMOVUPS      Z0, (AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles4
 
 next5:
@@ -17966,22 +18154,21 @@ next5:
 
 rows2:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles7:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next8
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -17990,34 +18177,34 @@ tiles7:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims9:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x20, R14
-	VCVTPH2PS    (DI)(R13*1), Z8
-	VCVTPH2PS    (R8)(R13*1), Z9
-	VCVTPH2PS    (R9)(R13*1), Z10
-	VCVTPH2PS    (R10)(R13*1), Z11
-	VBROADCASTSS (R11), Z12
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x20, R12
+	VCVTPH2PS    (SI)(R11*1), Z8
+	VCVTPH2PS    (DI)(R11*1), Z9
+	VCVTPH2PS    (R8)(R11*1), Z10
+	VCVTPH2PS    (R9)(R11*1), Z11
+	VBROADCASTSS (BX), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
 	VFMADD231PS  Z12, Z10, Z2
 	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS 4(R11), Z12
+	VBROADCASTSS 4(BX), Z12
 	VFMADD231PS  Z12, Z8, Z4
 	VFMADD231PS  Z12, Z9, Z5
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	ADDQ         $0x20, R13
-	ADDQ         $0x08, R11
-	DECQ         R12
+	ADDQ         $0x20, R11
+	ADDQ         $0x08, BX
+	DECQ         R10
 	JNZ          dims9
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -18028,40 +18215,44 @@ dims9:
 	VMOVUPS      Z6, 1152(AX)
 	VMOVUPS      Z7, 1216(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles7
 
 next8:
 tiles10:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next11
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims12:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VCVTPH2PS    (DI)(R10*1), Z2
-	VBROADCASTSS (R8), Z3
-	VFMADD231PS  Z3, Z2, Z0
-	VBROADCASTSS 4(R8), Z3
-	VFMADD231PS  Z3, Z2, Z1
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x08, R8
-	DECQ         R9
+	VCVTPH2PS    (SI)(R9*1), Z2
+	VBROADCASTSS (DI), Z3
+	VFMADD231PS  Z3, Z2, Z0
+	VBROADCASTSS 4(DI), Z3
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         $0x20, R9
+	ADDQ         $0x08, DI
+	DECQ         R8
 	JNZ          dims12
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles10
 
 next11:
@@ -18070,22 +18261,21 @@ next11:
 
 rows3:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles13:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next14
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -18098,39 +18288,39 @@ tiles13:
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
 	VXORPS Z11, Z11, Z11
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims15:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x20, R14
-	VCVTPH2PS    (DI)(R13*1), Z12
-	VCVTPH2PS    (R8)(R13*1), Z13
-	VCVTPH2PS    (R9)(R13*1), Z14
-	VCVTPH2PS    (R10)(R13*1), Z15
-	VBROADCASTSS (R11), Z16
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x20, R12
+	VCVTPH2PS    (SI)(R11*1), Z12
+	VCVTPH2PS    (DI)(R11*1), Z13
+	VCVTPH2PS    (R8)(R11*1), Z14
+	VCVTPH2PS    (R9)(R11*1), Z15
+	VBROADCASTSS (BX), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
 	VFMADD231PS  Z16, Z14, Z2
 	VFMADD231PS  Z16, Z15, Z3
-	VBROADCASTSS 4(R11), Z16
+	VBROADCASTSS 4(BX), Z16
 	VFMADD231PS  Z16, Z12, Z4
 	VFMADD231PS  Z16, Z13, Z5
 	VFMADD231PS  Z16, Z14, Z6
 	VFMADD231PS  Z16, Z15, Z7
-	VBROADCASTSS 8(R11), Z16
+	VBROADCASTSS 8(BX), Z16
 	VFMADD231PS  Z16, Z12, Z8
 	VFMADD231PS  Z16, Z13, Z9
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	ADDQ         $0x20, R13
-	ADDQ         $0x0c, R11
-	DECQ         R12
+	ADDQ         $0x20, R11
+	ADDQ         $0x0c, BX
+	DECQ         R10
 	JNZ          dims15
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -18145,44 +18335,48 @@ dims15:
 	VMOVUPS      Z10, 2176(AX)
 	VMOVUPS      Z11, 2240(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles13
 
 next14:
 tiles16:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next17
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims18:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VCVTPH2PS    (DI)(R10*1), Z3
-	VBROADCASTSS (R8), Z4
-	VFMADD231PS  Z4, Z3, Z0
-	VBROADCASTSS 4(R8), Z4
-	VFMADD231PS  Z4, Z3, Z1
-	VBROADCASTSS 8(R8), Z4
-	VFMADD231PS  Z4, Z3, Z2
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x0c, R8
-	DECQ         R9
+	VCVTPH2PS    (SI)(R9*1), Z3
+	VBROADCASTSS (DI), Z4
+	VFMADD231PS  Z4, Z3, Z0
+	VBROADCASTSS 4(DI), Z4
+	VFMADD231PS  Z4, Z3, Z1
+	VBROADCASTSS 8(DI), Z4
+	VFMADD231PS  Z4, Z3, Z2
+	ADDQ         $0x20, R9
+	ADDQ         $0x0c, DI
+	DECQ         R8
 	JNZ          dims18
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
 	VMOVUPS      Z2, 2048(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles16
 
 next17:
@@ -18191,22 +18385,21 @@ next17:
 
 rows4:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles19:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next20
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -18223,44 +18416,44 @@ tiles19:
 	VXORPS Z13, Z13, Z13
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims21:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x20, R14
-	VCVTPH2PS    (DI)(R13*1), Z16
-	VCVTPH2PS    (R8)(R13*1), Z17
-	VCVTPH2PS    (R9)(R13*1), Z18
-	VCVTPH2PS    (R10)(R13*1), Z19
-	VBROADCASTSS (R11), Z20
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x20, R12
+	VCVTPH2PS    (SI)(R11*1), Z16
+	VCVTPH2PS    (DI)(R11*1), Z17
+	VCVTPH2PS    (R8)(R11*1), Z18
+	VCVTPH2PS    (R9)(R11*1), Z19
+	VBROADCASTSS (BX), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
 	VFMADD231PS  Z20, Z18, Z2
 	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS 4(R11), Z20
+	VBROADCASTSS 4(BX), Z20
 	VFMADD231PS  Z20, Z16, Z4
 	VFMADD231PS  Z20, Z17, Z5
 	VFMADD231PS  Z20, Z18, Z6
 	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS 8(R11), Z20
+	VBROADCASTSS 8(BX), Z20
 	VFMADD231PS  Z20, Z16, Z8
 	VFMADD231PS  Z20, Z17, Z9
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS 12(R11), Z20
+	VBROADCASTSS 12(BX), Z20
 	VFMADD231PS  Z20, Z16, Z12
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	ADDQ         $0x20, R13
-	ADDQ         $0x10, R11
-	DECQ         R12
+	ADDQ         $0x20, R11
+	ADDQ         $0x10, BX
+	DECQ         R10
 	JNZ          dims21
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -18279,48 +18472,52 @@ dims21:
 	VMOVUPS      Z14, 3200(AX)
 	VMOVUPS      Z15, 3264(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles19
 
 next20:
 tiles22:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next23
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims24:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VCVTPH2PS    (DI)(R10*1), Z4
-	VBROADCASTSS (R8), Z5
-	VFMADD231PS  Z5, Z4, Z0
-	VBROADCASTSS 4(R8), Z5
-	VFMADD231PS  Z5, Z4, Z1
-	VBROADCASTSS 8(R8), Z5
-	VFMADD231PS  Z5, Z4, Z2
-	VBROADCASTSS 12(R8), Z5
-	VFMADD231PS  Z5, Z4, Z3
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x10, R8
-	DECQ         R9
+	VCVTPH2PS    (SI)(R9*1), Z4
+	VBROADCASTSS (DI), Z5
+	VFMADD231PS  Z5, Z4, Z0
+	VBROADCASTSS 4(DI), Z5
+	VFMADD231PS  Z5, Z4, Z1
+	VBROADCASTSS 8(DI), Z5
+	VFMADD231PS  Z5, Z4, Z2
+	VBROADCASTSS 12(DI), Z5
+	VFMADD231PS  Z5, Z4, Z3
+	ADDQ         $0x20, R9
+	ADDQ         $0x10, DI
+	DECQ         R8
 	JNZ          dims24
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
 	VMOVUPS      Z2, 2048(AX)
 	VMOVUPS      Z3, 3072(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles22
 
 next23:
@@ -18329,18 +18526,17 @@ next23:
 
 rows5:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles25:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next26
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -18351,37 +18547,41 @@ tiles25:
 	VXORPS Z7, Z7, Z7
 	VXORPS Z8, Z8, Z8
 	VXORPS Z9, Z9, Z9
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims27:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VCVTPH2PS    (DI)(R11*1), Z10
-	VCVTPH2PS    (R8)(R11*1), Z11
-	VBROADCASTSS (R9), Z12
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VCVTPH2PS    (SI)(R10*1), Z10
+	VCVTPH2PS    (DI)(R10*1), Z11
+	VBROADCASTSS (R8), Z12
 	VFMADD231PS  Z12, Z10, Z0
 	VFMADD231PS  Z12, Z11, Z1
-	VBROADCASTSS 4(R9), Z12
+	VBROADCASTSS 4(R8), Z12
 	VFMADD231PS  Z12, Z10, Z2
 	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS 8(R9), Z12
+	VBROADCASTSS 8(R8), Z12
 	VFMADD231PS  Z12, Z10, Z4
 	VFMADD231PS  Z12, Z11, Z5
-	VBROADCASTSS 12(R9), Z12
+	VBROADCASTSS 12(R8), Z12
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	VBROADCASTSS 16(R9), Z12
+	VBROADCASTSS 16(R8), Z12
 	VFMADD231PS  Z12, Z10, Z8
 	VFMADD231PS  Z12, Z11, Z9
-	ADDQ         $0x20, R11
-	ADDQ         $0x14, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x14, R8
+	DECQ         R9
 	JNZ          dims27
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -18394,43 +18594,47 @@ dims27:
 	VMOVUPS      Z8, 4096(AX)
 	VMOVUPS      Z9, 4160(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles25
 
 next26:
 tiles28:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next29
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims30:
-	PREFETCHT0   (R11)(R10*1)
-	VCVTPH2PS    (DI)(R10*1), Z5
-	VBROADCASTSS (R8), Z6
-	VFMADD231PS  Z6, Z5, Z0
-	VBROADCASTSS 4(R8), Z6
-	VFMADD231PS  Z6, Z5, Z1
-	VBROADCASTSS 8(R8), Z6
-	VFMADD231PS  Z6, Z5, Z2
-	VBROADCASTSS 12(R8), Z6
-	VFMADD231PS  Z6, Z5, Z3
-	VBROADCASTSS 16(R8), Z6
-	VFMADD231PS  Z6, Z5, Z4
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x14, R8
-	DECQ         R9
+	VCVTPH2PS    (SI)(R9*1), Z5
+	VBROADCASTSS (DI), Z6
+	VFMADD231PS  Z6, Z5, Z0
+	VBROADCASTSS 4(DI), Z6
+	VFMADD231PS  Z6, Z5, Z1
+	VBROADCASTSS 8(DI), Z6
+	VFMADD231PS  Z6, Z5, Z2
+	VBROADCASTSS 12(DI), Z6
+	VFMADD231PS  Z6, Z5, Z3
+	VBROADCASTSS 16(DI), Z6
+	VFMADD231PS  Z6, Z5, Z4
+	ADDQ         $0x20, R9
+	ADDQ         $0x14, DI
+	DECQ         R8
 	JNZ          dims30
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -18438,8 +18642,8 @@ dims30:
 	VMOVUPS      Z3, 3072(AX)
 	VMOVUPS      Z4, 4096(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles28
 
 next29:
@@ -18448,18 +18652,17 @@ next29:
 
 rows6:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles31:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next32
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -18472,40 +18675,44 @@ tiles31:
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
 	VXORPS Z11, Z11, Z11
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims33:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VCVTPH2PS    (DI)(R11*1), Z12
-	VCVTPH2PS    (R8)(R11*1), Z13
-	VBROADCASTSS (R9), Z14
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VCVTPH2PS    (SI)(R10*1), Z12
+	VCVTPH2PS    (DI)(R10*1), Z13
+	VBROADCASTSS (R8), Z14
 	VFMADD231PS  Z14, Z12, Z0
 	VFMADD231PS  Z14, Z13, Z1
-	VBROADCASTSS 4(R9), Z14
+	VBROADCASTSS 4(R8), Z14
 	VFMADD231PS  Z14, Z12, Z2
 	VFMADD231PS  Z14, Z13, Z3
-	VBROADCASTSS 8(R9), Z14
+	VBROADCASTSS 8(R8), Z14
 	VFMADD231PS  Z14, Z12, Z4
 	VFMADD231PS  Z14, Z13, Z5
-	VBROADCASTSS 12(R9), Z14
+	VBROADCASTSS 12(R8), Z14
 	VFMADD231PS  Z14, Z12, Z6
 	VFMADD231PS  Z14, Z13, Z7
-	VBROADCASTSS 16(R9), Z14
+	VBROADCASTSS 16(R8), Z14
 	VFMADD231PS  Z14, Z12, Z8
 	VFMADD231PS  Z14, Z13, Z9
-	VBROADCASTSS 20(R9), Z14
+	VBROADCASTSS 20(R8), Z14
 	VFMADD231PS  Z14, Z12, Z10
 	VFMADD231PS  Z14, Z13, Z11
-	ADDQ         $0x20, R11
-	ADDQ         $0x18, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x18, R8
+	DECQ         R9
 	JNZ          dims33
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -18520,46 +18727,50 @@ dims33:
 	VMOVUPS      Z10, 5120(AX)
 	VMOVUPS      Z11, 5184(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles31
 
 next32:
 tiles34:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next35
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
 	VXORPS Z5, Z5, Z5
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims36:
-	PREFETCHT0   (R11)(R10*1)
-	VCVTPH2PS    (DI)(R10*1), Z6
-	VBROADCASTSS (R8), Z7
-	VFMADD231PS  Z7, Z6, Z0
-	VBROADCASTSS 4(R8), Z7
-	VFMADD231PS  Z7, Z6, Z1
-	VBROADCASTSS 8(R8), Z7
-	VFMADD231PS  Z7, Z6, Z2
-	VBROADCASTSS 12(R8), Z7
-	VFMADD231PS  Z7, Z6, Z3
-	VBROADCASTSS 16(R8), Z7
-	VFMADD231PS  Z7, Z6, Z4
-	VBROADCASTSS 20(R8), Z7
-	VFMADD231PS  Z7, Z6, Z5
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x18, R8
-	DECQ         R9
+	VCVTPH2PS    (SI)(R9*1), Z6
+	VBROADCASTSS (DI), Z7
+	VFMADD231PS  Z7, Z6, Z0
+	VBROADCASTSS 4(DI), Z7
+	VFMADD231PS  Z7, Z6, Z1
+	VBROADCASTSS 8(DI), Z7
+	VFMADD231PS  Z7, Z6, Z2
+	VBROADCASTSS 12(DI), Z7
+	VFMADD231PS  Z7, Z6, Z3
+	VBROADCASTSS 16(DI), Z7
+	VFMADD231PS  Z7, Z6, Z4
+	VBROADCASTSS 20(DI), Z7
+	VFMADD231PS  Z7, Z6, Z5
+	ADDQ         $0x20, R9
+	ADDQ         $0x18, DI
+	DECQ         R8
 	JNZ          dims36
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -18568,8 +18779,8 @@ dims36:
 	VMOVUPS      Z4, 4096(AX)
 	VMOVUPS      Z5, 5120(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles34
 
 next35:
@@ -18578,18 +18789,17 @@ next35:
 
 rows7:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles37:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next38
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -18604,43 +18814,47 @@ tiles37:
 	VXORPS Z11, Z11, Z11
 	VXORPS Z12, Z12, Z12
 	VXORPS Z13, Z13, Z13
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims39:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VCVTPH2PS    (DI)(R11*1), Z14
-	VCVTPH2PS    (R8)(R11*1), Z15
-	VBROADCASTSS (R9), Z16
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VCVTPH2PS    (SI)(R10*1), Z14
+	VCVTPH2PS    (DI)(R10*1), Z15
+	VBROADCASTSS (R8), Z16
 	VFMADD231PS  Z16, Z14, Z0
 	VFMADD231PS  Z16, Z15, Z1
-	VBROADCASTSS 4(R9), Z16
+	VBROADCASTSS 4(R8), Z16
 	VFMADD231PS  Z16, Z14, Z2
 	VFMADD231PS  Z16, Z15, Z3
-	VBROADCASTSS 8(R9), Z16
+	VBROADCASTSS 8(R8), Z16
 	VFMADD231PS  Z16, Z14, Z4
 	VFMADD231PS  Z16, Z15, Z5
-	VBROADCASTSS 12(R9), Z16
+	VBROADCASTSS 12(R8), Z16
 	VFMADD231PS  Z16, Z14, Z6
 	VFMADD231PS  Z16, Z15, Z7
-	VBROADCASTSS 16(R9), Z16
+	VBROADCASTSS 16(R8), Z16
 	VFMADD231PS  Z16, Z14, Z8
 	VFMADD231PS  Z16, Z15, Z9
-	VBROADCASTSS 20(R9), Z16
+	VBROADCASTSS 20(R8), Z16
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	VBROADCASTSS 24(R9), Z16
+	VBROADCASTSS 24(R8), Z16
 	VFMADD231PS  Z16, Z14, Z12
 	VFMADD231PS  Z16, Z15, Z13
-	ADDQ         $0x20, R11
-	ADDQ         $0x1c, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x1c, R8
+	DECQ         R9
 	JNZ          dims39
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -18657,16 +18871,17 @@ dims39:
 	VMOVUPS      Z12, 6144(AX)
 	VMOVUPS      Z13, 6208(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles37
 
 next38:
 tiles40:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next41
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -18674,32 +18889,35 @@ tiles40:
 	VXORPS Z4, Z4, Z4
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims42:
-	PREFETCHT0   (R11)(R10*1)
-	VCVTPH2PS    (DI)(R10*1), Z7
-	VBROADCASTSS (R8), Z8
-	VFMADD231PS  Z8, Z7, Z0
-	VBROADCASTSS 4(R8), Z8
-	VFMADD231PS  Z8, Z7, Z1
-	VBROADCASTSS 8(R8), Z8
-	VFMADD231PS  Z8, Z7, Z2
-	VBROADCASTSS 12(R8), Z8
-	VFMADD231PS  Z8, Z7, Z3
-	VBROADCASTSS 16(R8), Z8
-	VFMADD231PS  Z8, Z7, Z4
-	VBROADCASTSS 20(R8), Z8
-	VFMADD231PS  Z8, Z7, Z5
-	VBROADCASTSS 24(R8), Z8
-	VFMADD231PS  Z8, Z7, Z6
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x1c, R8
-	DECQ         R9
+	VCVTPH2PS    (SI)(R9*1), Z7
+	VBROADCASTSS (DI), Z8
+	VFMADD231PS  Z8, Z7, Z0
+	VBROADCASTSS 4(DI), Z8
+	VFMADD231PS  Z8, Z7, Z1
+	VBROADCASTSS 8(DI), Z8
+	VFMADD231PS  Z8, Z7, Z2
+	VBROADCASTSS 12(DI), Z8
+	VFMADD231PS  Z8, Z7, Z3
+	VBROADCASTSS 16(DI), Z8
+	VFMADD231PS  Z8, Z7, Z4
+	VBROADCASTSS 20(DI), Z8
+	VFMADD231PS  Z8, Z7, Z5
+	VBROADCASTSS 24(DI), Z8
+	VFMADD231PS  Z8, Z7, Z6
+	ADDQ         $0x20, R9
+	ADDQ         $0x1c, DI
+	DECQ         R8
 	JNZ          dims42
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -18709,8 +18927,8 @@ dims42:
 	VMOVUPS      Z5, 5120(AX)
 	VMOVUPS      Z6, 6144(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles40
 
 next41:
@@ -18719,18 +18937,17 @@ next41:
 
 rows8:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles43:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next44
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -18747,46 +18964,50 @@ tiles43:
 	VXORPS Z13, Z13, Z13
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims45:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VCVTPH2PS    (DI)(R11*1), Z16
-	VCVTPH2PS    (R8)(R11*1), Z17
-	VBROADCASTSS (R9), Z18
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VCVTPH2PS    (SI)(R10*1), Z16
+	VCVTPH2PS    (DI)(R10*1), Z17
+	VBROADCASTSS (R8), Z18
 	VFMADD231PS  Z18, Z16, Z0
 	VFMADD231PS  Z18, Z17, Z1
-	VBROADCASTSS 4(R9), Z18
+	VBROADCASTSS 4(R8), Z18
 	VFMADD231PS  Z18, Z16, Z2
 	VFMADD231PS  Z18, Z17, Z3
-	VBROADCASTSS 8(R9), Z18
+	VBROADCASTSS 8(R8), Z18
 	VFMADD231PS  Z18, Z16, Z4
 	VFMADD231PS  Z18, Z17, Z5
-	VBROADCASTSS 12(R9), Z18
+	VBROADCASTSS 12(R8), Z18
 	VFMADD231PS  Z18, Z16, Z6
 	VFMADD231PS  Z18, Z17, Z7
-	VBROADCASTSS 16(R9), Z18
+	VBROADCASTSS 16(R8), Z18
 	VFMADD231PS  Z18, Z16, Z8
 	VFMADD231PS  Z18, Z17, Z9
-	VBROADCASTSS 20(R9), Z18
+	VBROADCASTSS 20(R8), Z18
 	VFMADD231PS  Z18, Z16, Z10
 	VFMADD231PS  Z18, Z17, Z11
-	VBROADCASTSS 24(R9), Z18
+	VBROADCASTSS 24(R8), Z18
 	VFMADD231PS  Z18, Z16, Z12
 	VFMADD231PS  Z18, Z17, Z13
-	VBROADCASTSS 28(R9), Z18
+	VBROADCASTSS 28(R8), Z18
 	VFMADD231PS  Z18, Z16, Z14
 	VFMADD231PS  Z18, Z17, Z15
-	ADDQ         $0x20, R11
-	ADDQ         $0x20, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x20, R8
+	DECQ         R9
 	JNZ          dims45
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -18805,16 +19026,17 @@ dims45:
 	VMOVUPS      Z14, 7168(AX)
 	VMOVUPS      Z15, 7232(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles43
 
 next44:
 tiles46:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next47
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -18823,34 +19045,37 @@ tiles46:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims48:
-	PREFETCHT0   (R11)(R10*1)
-	VCVTPH2PS    (DI)(R10*1), Z8
-	VBROADCASTSS (R8), Z9
-	VFMADD231PS  Z9, Z8, Z0
-	VBROADCASTSS 4(R8), Z9
-	VFMADD231PS  Z9, Z8, Z1
-	VBROADCASTSS 8(R8), Z9
-	VFMADD231PS  Z9, Z8, Z2
-	VBROADCASTSS 12(R8), Z9
-	VFMADD231PS  Z9, Z8, Z3
-	VBROADCASTSS 16(R8), Z9
-	VFMADD231PS  Z9, Z8, Z4
-	VBROADCASTSS 20(R8), Z9
-	VFMADD231PS  Z9, Z8, Z5
-	VBROADCASTSS 24(R8), Z9
-	VFMADD231PS  Z9, Z8, Z6
-	VBROADCASTSS 28(R8), Z9
-	VFMADD231PS  Z9, Z8, Z7
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x20, R8
-	DECQ         R9
+	VCVTPH2PS    (SI)(R9*1), Z8
+	VBROADCASTSS (DI), Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VBROADCASTSS 4(DI), Z9
+	VFMADD231PS  Z9, Z8, Z1
+	VBROADCASTSS 8(DI), Z9
+	VFMADD231PS  Z9, Z8, Z2
+	VBROADCASTSS 12(DI), Z9
+	VFMADD231PS  Z9, Z8, Z3
+	VBROADCASTSS 16(DI), Z9
+	VFMADD231PS  Z9, Z8, Z4
+	VBROADCASTSS 20(DI), Z9
+	VFMADD231PS  Z9, Z8, Z5
+	VBROADCASTSS 24(DI), Z9
+	VFMADD231PS  Z9, Z8, Z6
+	VBROADCASTSS 28(DI), Z9
+	VFMADD231PS  Z9, Z8, Z7
+	ADDQ         $0x20, R9
+	ADDQ         $0x20, DI
+	DECQ         R8
 	JNZ          dims48
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -18861,8 +19086,8 @@ dims48:
 	VMOVUPS      Z6, 6144(AX)
 	VMOVUPS      Z7, 7168(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles46
 
 next47:
@@ -18871,18 +19096,17 @@ next47:
 
 rows9:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles49:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next50
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -18901,49 +19125,53 @@ tiles49:
 	VXORPS Z15, Z15, Z15
 	VXORPS Z16, Z16, Z16
 	VXORPS Z17, Z17, Z17
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims51:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VCVTPH2PS    (DI)(R11*1), Z18
-	VCVTPH2PS    (R8)(R11*1), Z19
-	VBROADCASTSS (R9), Z20
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VCVTPH2PS    (SI)(R10*1), Z18
+	VCVTPH2PS    (DI)(R10*1), Z19
+	VBROADCASTSS (R8), Z20
 	VFMADD231PS  Z20, Z18, Z0
 	VFMADD231PS  Z20, Z19, Z1
-	VBROADCASTSS 4(R9), Z20
+	VBROADCASTSS 4(R8), Z20
 	VFMADD231PS  Z20, Z18, Z2
 	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS 8(R9), Z20
+	VBROADCASTSS 8(R8), Z20
 	VFMADD231PS  Z20, Z18, Z4
 	VFMADD231PS  Z20, Z19, Z5
-	VBROADCASTSS 12(R9), Z20
+	VBROADCASTSS 12(R8), Z20
 	VFMADD231PS  Z20, Z18, Z6
 	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS 16(R9), Z20
+	VBROADCASTSS 16(R8), Z20
 	VFMADD231PS  Z20, Z18, Z8
 	VFMADD231PS  Z20, Z19, Z9
-	VBROADCASTSS 20(R9), Z20
+	VBROADCASTSS 20(R8), Z20
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS 24(R9), Z20
+	VBROADCASTSS 24(R8), Z20
 	VFMADD231PS  Z20, Z18, Z12
 	VFMADD231PS  Z20, Z19, Z13
-	VBROADCASTSS 28(R9), Z20
+	VBROADCASTSS 28(R8), Z20
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	VBROADCASTSS 32(R9), Z20
+	VBROADCASTSS 32(R8), Z20
 	VFMADD231PS  Z20, Z18, Z16
 	VFMADD231PS  Z20, Z19, Z17
-	ADDQ         $0x20, R11
-	ADDQ         $0x24, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x24, R8
+	DECQ         R9
 	JNZ          dims51
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -18964,16 +19192,17 @@ dims51:
 	VMOVUPS      Z16, 8192(AX)
 	VMOVUPS      Z17, 8256(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles49
 
 next50:
 tiles52:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next53
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -18983,36 +19212,39 @@ tiles52:
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
 	VXORPS Z8, Z8, Z8
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims54:
-	PREFETCHT0   (R11)(R10*1)
-	VCVTPH2PS    (DI)(R10*1), Z9
-	VBROADCASTSS (R8), Z10
-	VFMADD231PS  Z10, Z9, Z0
-	VBROADCASTSS 4(R8), Z10
-	VFMADD231PS  Z10, Z9, Z1
-	VBROADCASTSS 8(R8), Z10
-	VFMADD231PS  Z10, Z9, Z2
-	VBROADCASTSS 12(R8), Z10
-	VFMADD231PS  Z10, Z9, Z3
-	VBROADCASTSS 16(R8), Z10
-	VFMADD231PS  Z10, Z9, Z4
-	VBROADCASTSS 20(R8), Z10
-	VFMADD231PS  Z10, Z9, Z5
-	VBROADCASTSS 24(R8), Z10
-	VFMADD231PS  Z10, Z9, Z6
-	VBROADCASTSS 28(R8), Z10
-	VFMADD231PS  Z10, Z9, Z7
-	VBROADCASTSS 32(R8), Z10
-	VFMADD231PS  Z10, Z9, Z8
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x24, R8
-	DECQ         R9
+	VCVTPH2PS    (SI)(R9*1), Z9
+	VBROADCASTSS (DI), Z10
+	VFMADD231PS  Z10, Z9, Z0
+	VBROADCASTSS 4(DI), Z10
+	VFMADD231PS  Z10, Z9, Z1
+	VBROADCASTSS 8(DI), Z10
+	VFMADD231PS  Z10, Z9, Z2
+	VBROADCASTSS 12(DI), Z10
+	VFMADD231PS  Z10, Z9, Z3
+	VBROADCASTSS 16(DI), Z10
+	VFMADD231PS  Z10, Z9, Z4
+	VBROADCASTSS 20(DI), Z10
+	VFMADD231PS  Z10, Z9, Z5
+	VBROADCASTSS 24(DI), Z10
+	VFMADD231PS  Z10, Z9, Z6
+	VBROADCASTSS 28(DI), Z10
+	VFMADD231PS  Z10, Z9, Z7
+	VBROADCASTSS 32(DI), Z10
+	VFMADD231PS  Z10, Z9, Z8
+	ADDQ         $0x20, R9
+	ADDQ         $0x24, DI
+	DECQ         R8
 	JNZ          dims54
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -19024,8 +19256,8 @@ dims54:
 	VMOVUPS      Z7, 7168(AX)
 	VMOVUPS      Z8, 8192(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles52
 
 next53:
@@ -19034,18 +19266,17 @@ next53:
 
 rows10:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles55:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next56
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -19066,52 +19297,56 @@ tiles55:
 	VXORPS Z17, Z17, Z17
 	VXORPS Z18, Z18, Z18
 	VXORPS Z19, Z19, Z19
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims57:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VCVTPH2PS    (DI)(R11*1), Z20
-	VCVTPH2PS    (R8)(R11*1), Z21
-	VBROADCASTSS (R9), Z22
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VCVTPH2PS    (SI)(R10*1), Z20
+	VCVTPH2PS    (DI)(R10*1), Z21
+	VBROADCASTSS (R8), Z22
 	VFMADD231PS  Z22, Z20, Z0
 	VFMADD231PS  Z22, Z21, Z1
-	VBROADCASTSS 4(R9), Z22
+	VBROADCASTSS 4(R8), Z22
 	VFMADD231PS  Z22, Z20, Z2
 	VFMADD231PS  Z22, Z21, Z3
-	VBROADCASTSS 8(R9), Z22
+	VBROADCASTSS 8(R8), Z22
 	VFMADD231PS  Z22, Z20, Z4
 	VFMADD231PS  Z22, Z21, Z5
-	VBROADCASTSS 12(R9), Z22
+	VBROADCASTSS 12(R8), Z22
 	VFMADD231PS  Z22, Z20, Z6
 	VFMADD231PS  Z22, Z21, Z7
-	VBROADCASTSS 16(R9), Z22
+	VBROADCASTSS 16(R8), Z22
 	VFMADD231PS  Z22, Z20, Z8
 	VFMADD231PS  Z22, Z21, Z9
-	VBROADCASTSS 20(R9), Z22
+	VBROADCASTSS 20(R8), Z22
 	VFMADD231PS  Z22, Z20, Z10
 	VFMADD231PS  Z22, Z21, Z11
-	VBROADCASTSS 24(R9), Z22
+	VBROADCASTSS 24(R8), Z22
 	VFMADD231PS  Z22, Z20, Z12
 	VFMADD231PS  Z22, Z21, Z13
-	VBROADCASTSS 28(R9), Z22
+	VBROADCASTSS 28(R8), Z22
 	VFMADD231PS  Z22, Z20, Z14
 	VFMADD231PS  Z22, Z21, Z15
-	VBROADCASTSS 32(R9), Z22
+	VBROADCASTSS 32(R8), Z22
 	VFMADD231PS  Z22, Z20, Z16
 	VFMADD231PS  Z22, Z21, Z17
-	VBROADCASTSS 36(R9), Z22
+	VBROADCASTSS 36(R8), Z22
 	VFMADD231PS  Z22, Z20, Z18
 	VFMADD231PS  Z22, Z21, Z19
-	ADDQ         $0x20, R11
-	ADDQ         $0x28, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x28, R8
+	DECQ         R9
 	JNZ          dims57
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -19134,16 +19369,17 @@ dims57:
 	VMOVUPS      Z18, 9216(AX)
 	VMOVUPS      Z19, 9280(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles55
 
 next56:
 tiles58:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next59
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -19154,38 +19390,41 @@ tiles58:
 	VXORPS Z7, Z7, Z7
 	VXORPS Z8, Z8, Z8
 	VXORPS Z9, Z9, Z9
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims60:
-	PREFETCHT0   (R11)(R10*1)
-	VCVTPH2PS    (DI)(R10*1), Z10
-	VBROADCASTSS (R8), Z11
-	VFMADD231PS  Z11, Z10, Z0
-	VBROADCASTSS 4(R8), Z11
-	VFMADD231PS  Z11, Z10, Z1
-	VBROADCASTSS 8(R8), Z11
-	VFMADD231PS  Z11, Z10, Z2
-	VBROADCASTSS 12(R8), Z11
-	VFMADD231PS  Z11, Z10, Z3
-	VBROADCASTSS 16(R8), Z11
-	VFMADD231PS  Z11, Z10, Z4
-	VBROADCASTSS 20(R8), Z11
-	VFMADD231PS  Z11, Z10, Z5
-	VBROADCASTSS 24(R8), Z11
-	VFMADD231PS  Z11, Z10, Z6
-	VBROADCASTSS 28(R8), Z11
-	VFMADD231PS  Z11, Z10, Z7
-	VBROADCASTSS 32(R8), Z11
-	VFMADD231PS  Z11, Z10, Z8
-	VBROADCASTSS 36(R8), Z11
-	VFMADD231PS  Z11, Z10, Z9
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x28, R8
-	DECQ         R9
+	VCVTPH2PS    (SI)(R9*1), Z10
+	VBROADCASTSS (DI), Z11
+	VFMADD231PS  Z11, Z10, Z0
+	VBROADCASTSS 4(DI), Z11
+	VFMADD231PS  Z11, Z10, Z1
+	VBROADCASTSS 8(DI), Z11
+	VFMADD231PS  Z11, Z10, Z2
+	VBROADCASTSS 12(DI), Z11
+	VFMADD231PS  Z11, Z10, Z3
+	VBROADCASTSS 16(DI), Z11
+	VFMADD231PS  Z11, Z10, Z4
+	VBROADCASTSS 20(DI), Z11
+	VFMADD231PS  Z11, Z10, Z5
+	VBROADCASTSS 24(DI), Z11
+	VFMADD231PS  Z11, Z10, Z6
+	VBROADCASTSS 28(DI), Z11
+	VFMADD231PS  Z11, Z10, Z7
+	VBROADCASTSS 32(DI), Z11
+	VFMADD231PS  Z11, Z10, Z8
+	VBROADCASTSS 36(DI), Z11
+	VFMADD231PS  Z11, Z10, Z9
+	ADDQ         $0x20, R9
+	ADDQ         $0x28, DI
+	DECQ         R8
 	JNZ          dims60
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -19198,8 +19437,8 @@ dims60:
 	VMOVUPS      Z8, 8192(AX)
 	VMOVUPS      Z9, 9216(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles58
 
 next59:
@@ -19208,18 +19447,17 @@ next59:
 
 rows11:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles61:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next62
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -19242,55 +19480,59 @@ tiles61:
 	VXORPS Z19, Z19, Z19
 	VXORPS Z20, Z20, Z20
 	VXORPS Z21, Z21, Z21
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims63:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VCVTPH2PS    (DI)(R11*1), Z22
-	VCVTPH2PS    (R8)(R11*1), Z23
-	VBROADCASTSS (R9), Z24
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VCVTPH2PS    (SI)(R10*1), Z22
+	VCVTPH2PS    (DI)(R10*1), Z23
+	VBROADCASTSS (R8), Z24
 	VFMADD231PS  Z24, Z22, Z0
 	VFMADD231PS  Z24, Z23, Z1
-	VBROADCASTSS 4(R9), Z24
+	VBROADCASTSS 4(R8), Z24
 	VFMADD231PS  Z24, Z22, Z2
 	VFMADD231PS  Z24, Z23, Z3
-	VBROADCASTSS 8(R9), Z24
+	VBROADCASTSS 8(R8), Z24
 	VFMADD231PS  Z24, Z22, Z4
 	VFMADD231PS  Z24, Z23, Z5
-	VBROADCASTSS 12(R9), Z24
+	VBROADCASTSS 12(R8), Z24
 	VFMADD231PS  Z24, Z22, Z6
 	VFMADD231PS  Z24, Z23, Z7
-	VBROADCASTSS 16(R9), Z24
+	VBROADCASTSS 16(R8), Z24
 	VFMADD231PS  Z24, Z22, Z8
 	VFMADD231PS  Z24, Z23, Z9
-	VBROADCASTSS 20(R9), Z24
+	VBROADCASTSS 20(R8), Z24
 	VFMADD231PS  Z24, Z22, Z10
 	VFMADD231PS  Z24, Z23, Z11
-	VBROADCASTSS 24(R9), Z24
+	VBROADCASTSS 24(R8), Z24
 	VFMADD231PS  Z24, Z22, Z12
 	VFMADD231PS  Z24, Z23, Z13
-	VBROADCASTSS 28(R9), Z24
+	VBROADCASTSS 28(R8), Z24
 	VFMADD231PS  Z24, Z22, Z14
 	VFMADD231PS  Z24, Z23, Z15
-	VBROADCASTSS 32(R9), Z24
+	VBROADCASTSS 32(R8), Z24
 	VFMADD231PS  Z24, Z22, Z16
 	VFMADD231PS  Z24, Z23, Z17
-	VBROADCASTSS 36(R9), Z24
+	VBROADCASTSS 36(R8), Z24
 	VFMADD231PS  Z24, Z22, Z18
 	VFMADD231PS  Z24, Z23, Z19
-	VBROADCASTSS 40(R9), Z24
+	VBROADCASTSS 40(R8), Z24
 	VFMADD231PS  Z24, Z22, Z20
 	VFMADD231PS  Z24, Z23, Z21
-	ADDQ         $0x20, R11
-	ADDQ         $0x2c, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x2c, R8
+	DECQ         R9
 	JNZ          dims63
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -19315,16 +19557,17 @@ dims63:
 	VMOVUPS      Z20, 10240(AX)
 	VMOVUPS      Z21, 10304(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles61
 
 next62:
 tiles64:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next65
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -19336,40 +19579,43 @@ tiles64:
 	VXORPS Z8, Z8, Z8
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims66:
-	PREFETCHT0   (R11)(R10*1)
-	VCVTPH2PS    (DI)(R10*1), Z11
-	VBROADCASTSS (R8), Z12
-	VFMADD231PS  Z12, Z11, Z0
-	VBROADCASTSS 4(R8), Z12
-	VFMADD231PS  Z12, Z11, Z1
-	VBROADCASTSS 8(R8), Z12
-	VFMADD231PS  Z12, Z11, Z2
-	VBROADCASTSS 12(R8), Z12
-	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS 16(R8), Z12
-	VFMADD231PS  Z12, Z11, Z4
-	VBROADCASTSS 20(R8), Z12
-	VFMADD231PS  Z12, Z11, Z5
-	VBROADCASTSS 24(R8), Z12
-	VFMADD231PS  Z12, Z11, Z6
-	VBROADCASTSS 28(R8), Z12
-	VFMADD231PS  Z12, Z11, Z7
-	VBROADCASTSS 32(R8), Z12
-	VFMADD231PS  Z12, Z11, Z8
-	VBROADCASTSS 36(R8), Z12
-	VFMADD231PS  Z12, Z11, Z9
-	VBROADCASTSS 40(R8), Z12
-	VFMADD231PS  Z12, Z11, Z10
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x2c, R8
-	DECQ         R9
+	VCVTPH2PS    (SI)(R9*1), Z11
+	VBROADCASTSS (DI), Z12
+	VFMADD231PS  Z12, Z11, Z0
+	VBROADCASTSS 4(DI), Z12
+	VFMADD231PS  Z12, Z11, Z1
+	VBROADCASTSS 8(DI), Z12
+	VFMADD231PS  Z12, Z11, Z2
+	VBROADCASTSS 12(DI), Z12
+	VFMADD231PS  Z12, Z11, Z3
+	VBROADCASTSS 16(DI), Z12
+	VFMADD231PS  Z12, Z11, Z4
+	VBROADCASTSS 20(DI), Z12
+	VFMADD231PS  Z12, Z11, Z5
+	VBROADCASTSS 24(DI), Z12
+	VFMADD231PS  Z12, Z11, Z6
+	VBROADCASTSS 28(DI), Z12
+	VFMADD231PS  Z12, Z11, Z7
+	VBROADCASTSS 32(DI), Z12
+	VFMADD231PS  Z12, Z11, Z8
+	VBROADCASTSS 36(DI), Z12
+	VFMADD231PS  Z12, Z11, Z9
+	VBROADCASTSS 40(DI), Z12
+	VFMADD231PS  Z12, Z11, Z10
+	ADDQ         $0x20, R9
+	ADDQ         $0x2c, DI
+	DECQ         R8
 	JNZ          dims66
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -19383,8 +19629,8 @@ dims66:
 	VMOVUPS      Z9, 9216(AX)
 	VMOVUPS      Z10, 10240(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles64
 
 next65:
@@ -19393,18 +19639,17 @@ next65:
 
 rows12:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles67:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next68
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -19429,58 +19674,62 @@ tiles67:
 	VXORPS Z21, Z21, Z21
 	VXORPS Z22, Z22, Z22
 	VXORPS Z23, Z23, Z23
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims69:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VCVTPH2PS    (DI)(R11*1), Z24
-	VCVTPH2PS    (R8)(R11*1), Z25
-	VBROADCASTSS (R9), Z26
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VCVTPH2PS    (SI)(R10*1), Z24
+	VCVTPH2PS    (DI)(R10*1), Z25
+	VBROADCASTSS (R8), Z26
 	VFMADD231PS  Z26, Z24, Z0
 	VFMADD231PS  Z26, Z25, Z1
-	VBROADCASTSS 4(R9), Z26
+	VBROADCASTSS 4(R8), Z26
 	VFMADD231PS  Z26, Z24, Z2
 	VFMADD231PS  Z26, Z25, Z3
-	VBROADCASTSS 8(R9), Z26
+	VBROADCASTSS 8(R8), Z26
 	VFMADD231PS  Z26, Z24, Z4
 	VFMADD231PS  Z26, Z25, Z5
-	VBROADCASTSS 12(R9), Z26
+	VBROADCASTSS 12(R8), Z26
 	VFMADD231PS  Z26, Z24, Z6
 	VFMADD231PS  Z26, Z25, Z7
-	VBROADCASTSS 16(R9), Z26
+	VBROADCASTSS 16(R8), Z26
 	VFMADD231PS  Z26, Z24, Z8
 	VFMADD231PS  Z26, Z25, Z9
-	VBROADCASTSS 20(R9), Z26
+	VBROADCASTSS 20(R8), Z26
 	VFMADD231PS  Z26, Z24, Z10
 	VFMADD231PS  Z26, Z25, Z11
-	VBROADCASTSS 24(R9), Z26
+	VBROADCASTSS 24(R8), Z26
 	VFMADD231PS  Z26, Z24, Z12
 	VFMADD231PS  Z26, Z25, Z13
-	VBROADCASTSS 28(R9), Z26
+	VBROADCASTSS 28(R8), Z26
 	VFMADD231PS  Z26, Z24, Z14
 	VFMADD231PS  Z26, Z25, Z15
-	VBROADCASTSS 32(R9), Z26
+	VBROADCASTSS 32(R8), Z26
 	VFMADD231PS  Z26, Z24, Z16
 	VFMADD231PS  Z26, Z25, Z17
-	VBROADCASTSS 36(R9), Z26
+	VBROADCASTSS 36(R8), Z26
 	VFMADD231PS  Z26, Z24, Z18
 	VFMADD231PS  Z26, Z25, Z19
-	VBROADCASTSS 40(R9), Z26
+	VBROADCASTSS 40(R8), Z26
 	VFMADD231PS  Z26, Z24, Z20
 	VFMADD231PS  Z26, Z25, Z21
-	VBROADCASTSS 44(R9), Z26
+	VBROADCASTSS 44(R8), Z26
 	VFMADD231PS  Z26, Z24, Z22
 	VFMADD231PS  Z26, Z25, Z23
-	ADDQ         $0x20, R11
-	ADDQ         $0x30, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x30, R8
+	DECQ         R9
 	JNZ          dims69
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -19507,16 +19756,17 @@ dims69:
 	VMOVUPS      Z22, 11264(AX)
 	VMOVUPS      Z23, 11328(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles67
 
 next68:
 tiles70:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next71
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -19529,42 +19779,45 @@ tiles70:
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
 	VXORPS Z11, Z11, Z11
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims72:
-	PREFETCHT0   (R11)(R10*1)
-	VCVTPH2PS    (DI)(R10*1), Z12
-	VBROADCASTSS (R8), Z13
-	VFMADD231PS  Z13, Z12, Z0
-	VBROADCASTSS 4(R8), Z13
-	VFMADD231PS  Z13, Z12, Z1
-	VBROADCASTSS 8(R8), Z13
-	VFMADD231PS  Z13, Z12, Z2
-	VBROADCASTSS 12(R8), Z13
-	VFMADD231PS  Z13, Z12, Z3
-	VBROADCASTSS 16(R8), Z13
-	VFMADD231PS  Z13, Z12, Z4
-	VBROADCASTSS 20(R8), Z13
-	VFMADD231PS  Z13, Z12, Z5
-	VBROADCASTSS 24(R8), Z13
-	VFMADD231PS  Z13, Z12, Z6
-	VBROADCASTSS 28(R8), Z13
-	VFMADD231PS  Z13, Z12, Z7
-	VBROADCASTSS 32(R8), Z13
-	VFMADD231PS  Z13, Z12, Z8
-	VBROADCASTSS 36(R8), Z13
-	VFMADD231PS  Z13, Z12, Z9
-	VBROADCASTSS 40(R8), Z13
-	VFMADD231PS  Z13, Z12, Z10
-	VBROADCASTSS 44(R8), Z13
-	VFMADD231PS  Z13, Z12, Z11
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x30, R8
-	DECQ         R9
+	VCVTPH2PS    (SI)(R9*1), Z12
+	VBROADCASTSS (DI), Z13
+	VFMADD231PS  Z13, Z12, Z0
+	VBROADCASTSS 4(DI), Z13
+	VFMADD231PS  Z13, Z12, Z1
+	VBROADCASTSS 8(DI), Z13
+	VFMADD231PS  Z13, Z12, Z2
+	VBROADCASTSS 12(DI), Z13
+	VFMADD231PS  Z13, Z12, Z3
+	VBROADCASTSS 16(DI), Z13
+	VFMADD231PS  Z13, Z12, Z4
+	VBROADCASTSS 20(DI), Z13
+	VFMADD231PS  Z13, Z12, Z5
+	VBROADCASTSS 24(DI), Z13
+	VFMADD231PS  Z13, Z12, Z6
+	VBROADCASTSS 28(DI), Z13
+	VFMADD231PS  Z13, Z12, Z7
+	VBROADCASTSS 32(DI), Z13
+	VFMADD231PS  Z13, Z12, Z8
+	VBROADCASTSS 36(DI), Z13
+	VFMADD231PS  Z13, Z12, Z9
+	VBROADCASTSS 40(DI), Z13
+	VFMADD231PS  Z13, Z12, Z10
+	VBROADCASTSS 44(DI), Z13
+	VFMADD231PS  Z13, Z12, Z11
+	ADDQ         $0x20, R9
+	ADDQ         $0x30, DI
+	DECQ         R8
 	JNZ          dims72
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -19579,8 +19832,8 @@ dims72:
 	VMOVUPS      Z10, 10240(AX)
 	VMOVUPS      Z11, 11264(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles70
 
 next71:
@@ -22781,90 +23034,93 @@ TEXT ·scoresBF16AVX512(SB), NOSPLIT, $0-64
 
 rows1:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles1:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next2
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims3:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x20, R14
-	VPMOVZXWD    (DI)(R13*1), Z4
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x20, R12
+	VPMOVZXWD    (SI)(R11*1), Z4
 	VPSLLD       $0x10, Z4, Z4
-	VPMOVZXWD    (R8)(R13*1), Z5
+	VPMOVZXWD    (DI)(R11*1), Z5
 	VPSLLD       $0x10, Z5, Z5
-	VPMOVZXWD    (R9)(R13*1), Z6
+	VPMOVZXWD    (R8)(R11*1), Z6
 	VPSLLD       $0x10, Z6, Z6
-	VPMOVZXWD    (R10)(R13*1), Z7
+	VPMOVZXWD    (R9)(R11*1), Z7
 	VPSLLD       $0x10, Z7, Z7
-	VBROADCASTSS (R11), Z8
+	VBROADCASTSS (BX), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	ADDQ         $0x20, R13
-	ADDQ         $0x04, R11
-	DECQ         R12
+	ADDQ         $0x20, R11
+	ADDQ         $0x04, BX
+	DECQ         R10
 	JNZ          dims3
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
 	VMOVUPS      Z2, 128(AX)
 	VMOVUPS      Z3, 192(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles1
 
 next2:
 tiles4:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next5
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims6:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VPMOVZXWD    (DI)(R10*1), Z1
-	VPSLLD       $0x10, Z1, Z1
-	VBROADCASTSS (R8), Z2
-	VFMADD231PS  Z2, Z1, Z0
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x04, R8
-	DECQ         R9
+	VPMOVZXWD    (SI)(R9*1), Z1
+	VPSLLD       $0x10, Z1, Z1
+	VBROADCASTSS (DI), Z2
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         $0x20, R9
+	ADDQ         $0x04, DI
+	DECQ         R8
 	JNZ          dims6
 	VMOVUPS      Z0, (AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles4
 
 next5:
@@ -22873,22 +23129,21 @@ next5:
 
 rows2:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles7:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next8
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -22897,38 +23152,38 @@ tiles7:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims9:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x20, R14
-	VPMOVZXWD    (DI)(R13*1), Z8
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x20, R12
+	VPMOVZXWD    (SI)(R11*1), Z8
 	VPSLLD       $0x10, Z8, Z8
-	VPMOVZXWD    (R8)(R13*1), Z9
+	VPMOVZXWD    (DI)(R11*1), Z9
 	VPSLLD       $0x10, Z9, Z9
-	VPMOVZXWD    (R9)(R13*1), Z10
+	VPMOVZXWD    (R8)(R11*1), Z10
 	VPSLLD       $0x10, Z10, Z10
-	VPMOVZXWD    (R10)(R13*1), Z11
+	VPMOVZXWD    (R9)(R11*1), Z11
 	VPSLLD       $0x10, Z11, Z11
-	VBROADCASTSS (R11), Z12
+	VBROADCASTSS (BX), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
 	VFMADD231PS  Z12, Z10, Z2
 	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS 4(R11), Z12
+	VBROADCASTSS 4(BX), Z12
 	VFMADD231PS  Z12, Z8, Z4
 	VFMADD231PS  Z12, Z9, Z5
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	ADDQ         $0x20, R13
-	ADDQ         $0x08, R11
-	DECQ         R12
+	ADDQ         $0x20, R11
+	ADDQ         $0x08, BX
+	DECQ         R10
 	JNZ          dims9
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -22939,41 +23194,45 @@ dims9:
 	VMOVUPS      Z6, 1152(AX)
 	VMOVUPS      Z7, 1216(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles7
 
 next8:
 tiles10:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next11
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims12:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VPMOVZXWD    (DI)(R10*1), Z2
-	VPSLLD       $0x10, Z2, Z2
-	VBROADCASTSS (R8), Z3
-	VFMADD231PS  Z3, Z2, Z0
-	VBROADCASTSS 4(R8), Z3
-	VFMADD231PS  Z3, Z2, Z1
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x08, R8
-	DECQ         R9
+	VPMOVZXWD    (SI)(R9*1), Z2
+	VPSLLD       $0x10, Z2, Z2
+	VBROADCASTSS (DI), Z3
+	VFMADD231PS  Z3, Z2, Z0
+	VBROADCASTSS 4(DI), Z3
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         $0x20, R9
+	ADDQ         $0x08, DI
+	DECQ         R8
 	JNZ          dims12
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles10
 
 next11:
@@ -22982,22 +23241,21 @@ next11:
 
 rows3:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles13:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next14
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -23010,43 +23268,43 @@ tiles13:
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
 	VXORPS Z11, Z11, Z11
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims15:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x20, R14
-	VPMOVZXWD    (DI)(R13*1), Z12
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x20, R12
+	VPMOVZXWD    (SI)(R11*1), Z12
 	VPSLLD       $0x10, Z12, Z12
-	VPMOVZXWD    (R8)(R13*1), Z13
+	VPMOVZXWD    (DI)(R11*1), Z13
 	VPSLLD       $0x10, Z13, Z13
-	VPMOVZXWD    (R9)(R13*1), Z14
+	VPMOVZXWD    (R8)(R11*1), Z14
 	VPSLLD       $0x10, Z14, Z14
-	VPMOVZXWD    (R10)(R13*1), Z15
+	VPMOVZXWD    (R9)(R11*1), Z15
 	VPSLLD       $0x10, Z15, Z15
-	VBROADCASTSS (R11), Z16
+	VBROADCASTSS (BX), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
 	VFMADD231PS  Z16, Z14, Z2
 	VFMADD231PS  Z16, Z15, Z3
-	VBROADCASTSS 4(R11), Z16
+	VBROADCASTSS 4(BX), Z16
 	VFMADD231PS  Z16, Z12, Z4
 	VFMADD231PS  Z16, Z13, Z5
 	VFMADD231PS  Z16, Z14, Z6
 	VFMADD231PS  Z16, Z15, Z7
-	VBROADCASTSS 8(R11), Z16
+	VBROADCASTSS 8(BX), Z16
 	VFMADD231PS  Z16, Z12, Z8
 	VFMADD231PS  Z16, Z13, Z9
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	ADDQ         $0x20, R13
-	ADDQ         $0x0c, R11
-	DECQ         R12
+	ADDQ         $0x20, R11
+	ADDQ         $0x0c, BX
+	DECQ         R10
 	JNZ          dims15
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -23061,45 +23319,49 @@ dims15:
 	VMOVUPS      Z10, 2176(AX)
 	VMOVUPS      Z11, 2240(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles13
 
 next14:
 tiles16:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next17
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims18:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VPMOVZXWD    (DI)(R10*1), Z3
-	VPSLLD       $0x10, Z3, Z3
-	VBROADCASTSS (R8), Z4
-	VFMADD231PS  Z4, Z3, Z0
-	VBROADCASTSS 4(R8), Z4
-	VFMADD231PS  Z4, Z3, Z1
-	VBROADCASTSS 8(R8), Z4
-	VFMADD231PS  Z4, Z3, Z2
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x0c, R8
-	DECQ         R9
+	VPMOVZXWD    (SI)(R9*1), Z3
+	VPSLLD       $0x10, Z3, Z3
+	VBROADCASTSS (DI), Z4
+	VFMADD231PS  Z4, Z3, Z0
+	VBROADCASTSS 4(DI), Z4
+	VFMADD231PS  Z4, Z3, Z1
+	VBROADCASTSS 8(DI), Z4
+	VFMADD231PS  Z4, Z3, Z2
+	ADDQ         $0x20, R9
+	ADDQ         $0x0c, DI
+	DECQ         R8
 	JNZ          dims18
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
 	VMOVUPS      Z2, 2048(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles16
 
 next17:
@@ -23108,22 +23370,21 @@ next17:
 
 rows4:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles19:
-	CMPQ   SI, $0x04
+	CMPQ   DX, $0x04
 	JL     next20
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
-	MOVQ   16(BX), R9
-	ADDQ   DX, R9
-	MOVQ   24(BX), R10
-	ADDQ   DX, R10
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
+	MOVQ   16(CX), R8
+	ADDQ   BX, R8
+	MOVQ   24(CX), R9
+	ADDQ   BX, R9
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -23140,48 +23401,48 @@ tiles19:
 	VXORPS Z13, Z13, Z13
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
-	MOVQ   dim+48(FP), R12
-	MOVQ   CX, R11
-	XORQ   R13, R13
-	MOVQ   ahead+40(FP), R14
+	MOVQ   q+8(FP), BX
+	MOVQ   dim+48(FP), R10
+	XORQ   R11, R11
+	MOVQ   ahead+40(FP), R12
 
 dims21:
-	PREFETCHT0   (DI)(R14*1)
-	PREFETCHT0   (R8)(R14*1)
-	PREFETCHT0   (R9)(R14*1)
-	PREFETCHT0   (R10)(R14*1)
-	ADDQ         $0x20, R14
-	VPMOVZXWD    (DI)(R13*1), Z16
+	PREFETCHT0   (SI)(R12*1)
+	PREFETCHT0   (DI)(R12*1)
+	PREFETCHT0   (R8)(R12*1)
+	PREFETCHT0   (R9)(R12*1)
+	ADDQ         $0x20, R12
+	VPMOVZXWD    (SI)(R11*1), Z16
 	VPSLLD       $0x10, Z16, Z16
-	VPMOVZXWD    (R8)(R13*1), Z17
+	VPMOVZXWD    (DI)(R11*1), Z17
 	VPSLLD       $0x10, Z17, Z17
-	VPMOVZXWD    (R9)(R13*1), Z18
+	VPMOVZXWD    (R8)(R11*1), Z18
 	VPSLLD       $0x10, Z18, Z18
-	VPMOVZXWD    (R10)(R13*1), Z19
+	VPMOVZXWD    (R9)(R11*1), Z19
 	VPSLLD       $0x10, Z19, Z19
-	VBROADCASTSS (R11), Z20
+	VBROADCASTSS (BX), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
 	VFMADD231PS  Z20, Z18, Z2
 	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS 4(R11), Z20
+	VBROADCASTSS 4(BX), Z20
 	VFMADD231PS  Z20, Z16, Z4
 	VFMADD231PS  Z20, Z17, Z5
 	VFMADD231PS  Z20, Z18, Z6
 	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS 8(R11), Z20
+	VBROADCASTSS 8(BX), Z20
 	VFMADD231PS  Z20, Z16, Z8
 	VFMADD231PS  Z20, Z17, Z9
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS 12(R11), Z20
+	VBROADCASTSS 12(BX), Z20
 	VFMADD231PS  Z20, Z16, Z12
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	ADDQ         $0x20, R13
-	ADDQ         $0x10, R11
-	DECQ         R12
+	ADDQ         $0x20, R11
+	ADDQ         $0x10, BX
+	DECQ         R10
 	JNZ          dims21
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -23200,49 +23461,53 @@ dims21:
 	VMOVUPS      Z14, 3200(AX)
 	VMOVUPS      Z15, 3264(AX)
 	ADDQ         $+256, AX
-	ADDQ         $0x20, BX
-	SUBQ         $0x04, SI
+	ADDQ         $0x20, CX
+	SUBQ         $0x04, DX
 	JMP          tiles19
 
 next20:
 tiles22:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next23
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   ahead+40(FP), R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims24:
-	PREFETCHT0   (DI)(R11*1)
-	ADDQ         $0x20, R11
-	VPMOVZXWD    (DI)(R10*1), Z4
-	VPSLLD       $0x10, Z4, Z4
-	VBROADCASTSS (R8), Z5
-	VFMADD231PS  Z5, Z4, Z0
-	VBROADCASTSS 4(R8), Z5
-	VFMADD231PS  Z5, Z4, Z1
-	VBROADCASTSS 8(R8), Z5
-	VFMADD231PS  Z5, Z4, Z2
-	VBROADCASTSS 12(R8), Z5
-	VFMADD231PS  Z5, Z4, Z3
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x10, R8
-	DECQ         R9
+	VPMOVZXWD    (SI)(R9*1), Z4
+	VPSLLD       $0x10, Z4, Z4
+	VBROADCASTSS (DI), Z5
+	VFMADD231PS  Z5, Z4, Z0
+	VBROADCASTSS 4(DI), Z5
+	VFMADD231PS  Z5, Z4, Z1
+	VBROADCASTSS 8(DI), Z5
+	VFMADD231PS  Z5, Z4, Z2
+	VBROADCASTSS 12(DI), Z5
+	VFMADD231PS  Z5, Z4, Z3
+	ADDQ         $0x20, R9
+	ADDQ         $0x10, DI
+	DECQ         R8
 	JNZ          dims24
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
 	VMOVUPS      Z2, 2048(AX)
 	VMOVUPS      Z3, 3072(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles22
 
 next23:
@@ -23251,18 +23516,17 @@ next23:
 
 rows5:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles25:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next26
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -23273,39 +23537,43 @@ tiles25:
 	VXORPS Z7, Z7, Z7
 	VXORPS Z8, Z8, Z8
 	VXORPS Z9, Z9, Z9
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims27:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VPMOVZXWD    (DI)(R11*1), Z10
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VPMOVZXWD    (SI)(R10*1), Z10
 	VPSLLD       $0x10, Z10, Z10
-	VPMOVZXWD    (R8)(R11*1), Z11
+	VPMOVZXWD    (DI)(R10*1), Z11
 	VPSLLD       $0x10, Z11, Z11
-	VBROADCASTSS (R9), Z12
+	VBROADCASTSS (R8), Z12
 	VFMADD231PS  Z12, Z10, Z0
 	VFMADD231PS  Z12, Z11, Z1
-	VBROADCASTSS 4(R9), Z12
+	VBROADCASTSS 4(R8), Z12
 	VFMADD231PS  Z12, Z10, Z2
 	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS 8(R9), Z12
+	VBROADCASTSS 8(R8), Z12
 	VFMADD231PS  Z12, Z10, Z4
 	VFMADD231PS  Z12, Z11, Z5
-	VBROADCASTSS 12(R9), Z12
+	VBROADCASTSS 12(R8), Z12
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	VBROADCASTSS 16(R9), Z12
+	VBROADCASTSS 16(R8), Z12
 	VFMADD231PS  Z12, Z10, Z8
 	VFMADD231PS  Z12, Z11, Z9
-	ADDQ         $0x20, R11
-	ADDQ         $0x14, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x14, R8
+	DECQ         R9
 	JNZ          dims27
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -23318,44 +23586,48 @@ dims27:
 	VMOVUPS      Z8, 4096(AX)
 	VMOVUPS      Z9, 4160(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles25
 
 next26:
 tiles28:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next29
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims30:
-	PREFETCHT0   (R11)(R10*1)
-	VPMOVZXWD    (DI)(R10*1), Z5
-	VPSLLD       $0x10, Z5, Z5
-	VBROADCASTSS (R8), Z6
-	VFMADD231PS  Z6, Z5, Z0
-	VBROADCASTSS 4(R8), Z6
-	VFMADD231PS  Z6, Z5, Z1
-	VBROADCASTSS 8(R8), Z6
-	VFMADD231PS  Z6, Z5, Z2
-	VBROADCASTSS 12(R8), Z6
-	VFMADD231PS  Z6, Z5, Z3
-	VBROADCASTSS 16(R8), Z6
-	VFMADD231PS  Z6, Z5, Z4
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x14, R8
-	DECQ         R9
+	VPMOVZXWD    (SI)(R9*1), Z5
+	VPSLLD       $0x10, Z5, Z5
+	VBROADCASTSS (DI), Z6
+	VFMADD231PS  Z6, Z5, Z0
+	VBROADCASTSS 4(DI), Z6
+	VFMADD231PS  Z6, Z5, Z1
+	VBROADCASTSS 8(DI), Z6
+	VFMADD231PS  Z6, Z5, Z2
+	VBROADCASTSS 12(DI), Z6
+	VFMADD231PS  Z6, Z5, Z3
+	VBROADCASTSS 16(DI), Z6
+	VFMADD231PS  Z6, Z5, Z4
+	ADDQ         $0x20, R9
+	ADDQ         $0x14, DI
+	DECQ         R8
 	JNZ          dims30
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -23363,8 +23635,8 @@ dims30:
 	VMOVUPS      Z3, 3072(AX)
 	VMOVUPS      Z4, 4096(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles28
 
 next29:
@@ -23373,18 +23645,17 @@ next29:
 
 rows6:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles31:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next32
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -23397,42 +23668,46 @@ tiles31:
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
 	VXORPS Z11, Z11, Z11
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims33:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VPMOVZXWD    (DI)(R11*1), Z12
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VPMOVZXWD    (SI)(R10*1), Z12
 	VPSLLD       $0x10, Z12, Z12
-	VPMOVZXWD    (R8)(R11*1), Z13
+	VPMOVZXWD    (DI)(R10*1), Z13
 	VPSLLD       $0x10, Z13, Z13
-	VBROADCASTSS (R9), Z14
+	VBROADCASTSS (R8), Z14
 	VFMADD231PS  Z14, Z12, Z0
 	VFMADD231PS  Z14, Z13, Z1
-	VBROADCASTSS 4(R9), Z14
+	VBROADCASTSS 4(R8), Z14
 	VFMADD231PS  Z14, Z12, Z2
 	VFMADD231PS  Z14, Z13, Z3
-	VBROADCASTSS 8(R9), Z14
+	VBROADCASTSS 8(R8), Z14
 	VFMADD231PS  Z14, Z12, Z4
 	VFMADD231PS  Z14, Z13, Z5
-	VBROADCASTSS 12(R9), Z14
+	VBROADCASTSS 12(R8), Z14
 	VFMADD231PS  Z14, Z12, Z6
 	VFMADD231PS  Z14, Z13, Z7
-	VBROADCASTSS 16(R9), Z14
+	VBROADCASTSS 16(R8), Z14
 	VFMADD231PS  Z14, Z12, Z8
 	VFMADD231PS  Z14, Z13, Z9
-	VBROADCASTSS 20(R9), Z14
+	VBROADCASTSS 20(R8), Z14
 	VFMADD231PS  Z14, Z12, Z10
 	VFMADD231PS  Z14, Z13, Z11
-	ADDQ         $0x20, R11
-	ADDQ         $0x18, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x18, R8
+	DECQ         R9
 	JNZ          dims33
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -23447,47 +23722,51 @@ dims33:
 	VMOVUPS      Z10, 5120(AX)
 	VMOVUPS      Z11, 5184(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles31
 
 next32:
 tiles34:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next35
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
 	VXORPS Z5, Z5, Z5
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims36:
-	PREFETCHT0   (R11)(R10*1)
-	VPMOVZXWD    (DI)(R10*1), Z6
-	VPSLLD       $0x10, Z6, Z6
-	VBROADCASTSS (R8), Z7
-	VFMADD231PS  Z7, Z6, Z0
-	VBROADCASTSS 4(R8), Z7
-	VFMADD231PS  Z7, Z6, Z1
-	VBROADCASTSS 8(R8), Z7
-	VFMADD231PS  Z7, Z6, Z2
-	VBROADCASTSS 12(R8), Z7
-	VFMADD231PS  Z7, Z6, Z3
-	VBROADCASTSS 16(R8), Z7
-	VFMADD231PS  Z7, Z6, Z4
-	VBROADCASTSS 20(R8), Z7
-	VFMADD231PS  Z7, Z6, Z5
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x18, R8
-	DECQ         R9
+	VPMOVZXWD    (SI)(R9*1), Z6
+	VPSLLD       $0x10, Z6, Z6
+	VBROADCASTSS (DI), Z7
+	VFMADD231PS  Z7, Z6, Z0
+	VBROADCASTSS 4(DI), Z7
+	VFMADD231PS  Z7, Z6, Z1
+	VBROADCASTSS 8(DI), Z7
+	VFMADD231PS  Z7, Z6, Z2
+	VBROADCASTSS 12(DI), Z7
+	VFMADD231PS  Z7, Z6, Z3
+	VBROADCASTSS 16(DI), Z7
+	VFMADD231PS  Z7, Z6, Z4
+	VBROADCASTSS 20(DI), Z7
+	VFMADD231PS  Z7, Z6, Z5
+	ADDQ         $0x20, R9
+	ADDQ         $0x18, DI
+	DECQ         R8
 	JNZ          dims36
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -23496,8 +23775,8 @@ dims36:
 	VMOVUPS      Z4, 4096(AX)
 	VMOVUPS      Z5, 5120(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles34
 
 next35:
@@ -23506,18 +23785,17 @@ next35:
 
 rows7:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles37:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next38
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -23532,45 +23810,49 @@ tiles37:
 	VXORPS Z11, Z11, Z11
 	VXORPS Z12, Z12, Z12
 	VXORPS Z13, Z13, Z13
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims39:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VPMOVZXWD    (DI)(R11*1), Z14
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VPMOVZXWD    (SI)(R10*1), Z14
 	VPSLLD       $0x10, Z14, Z14
-	VPMOVZXWD    (R8)(R11*1), Z15
+	VPMOVZXWD    (DI)(R10*1), Z15
 	VPSLLD       $0x10, Z15, Z15
-	VBROADCASTSS (R9), Z16
+	VBROADCASTSS (R8), Z16
 	VFMADD231PS  Z16, Z14, Z0
 	VFMADD231PS  Z16, Z15, Z1
-	VBROADCASTSS 4(R9), Z16
+	VBROADCASTSS 4(R8), Z16
 	VFMADD231PS  Z16, Z14, Z2
 	VFMADD231PS  Z16, Z15, Z3
-	VBROADCASTSS 8(R9), Z16
+	VBROADCASTSS 8(R8), Z16
 	VFMADD231PS  Z16, Z14, Z4
 	VFMADD231PS  Z16, Z15, Z5
-	VBROADCASTSS 12(R9), Z16
+	VBROADCASTSS 12(R8), Z16
 	VFMADD231PS  Z16, Z14, Z6
 	VFMADD231PS  Z16, Z15, Z7
-	VBROADCASTSS 16(R9), Z16
+	VBROADCASTSS 16(R8), Z16
 	VFMADD231PS  Z16, Z14, Z8
 	VFMADD231PS  Z16, Z15, Z9
-	VBROADCASTSS 20(R9), Z16
+	VBROADCASTSS 20(R8), Z16
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	VBROADCASTSS 24(R9), Z16
+	VBROADCASTSS 24(R8), Z16
 	VFMADD231PS  Z16, Z14, Z12
 	VFMADD231PS  Z16, Z15, Z13
-	ADDQ         $0x20, R11
-	ADDQ         $0x1c, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x1c, R8
+	DECQ         R9
 	JNZ          dims39
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -23587,16 +23869,17 @@ dims39:
 	VMOVUPS      Z12, 6144(AX)
 	VMOVUPS      Z13, 6208(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles37
 
 next38:
 tiles40:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next41
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -23604,33 +23887,36 @@ tiles40:
 	VXORPS Z4, Z4, Z4
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims42:
-	PREFETCHT0   (R11)(R10*1)
-	VPMOVZXWD    (DI)(R10*1), Z7
-	VPSLLD       $0x10, Z7, Z7
-	VBROADCASTSS (R8), Z8
-	VFMADD231PS  Z8, Z7, Z0
-	VBROADCASTSS 4(R8), Z8
-	VFMADD231PS  Z8, Z7, Z1
-	VBROADCASTSS 8(R8), Z8
-	VFMADD231PS  Z8, Z7, Z2
-	VBROADCASTSS 12(R8), Z8
-	VFMADD231PS  Z8, Z7, Z3
-	VBROADCASTSS 16(R8), Z8
-	VFMADD231PS  Z8, Z7, Z4
-	VBROADCASTSS 20(R8), Z8
-	VFMADD231PS  Z8, Z7, Z5
-	VBROADCASTSS 24(R8), Z8
-	VFMADD231PS  Z8, Z7, Z6
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x1c, R8
-	DECQ         R9
+	VPMOVZXWD    (SI)(R9*1), Z7
+	VPSLLD       $0x10, Z7, Z7
+	VBROADCASTSS (DI), Z8
+	VFMADD231PS  Z8, Z7, Z0
+	VBROADCASTSS 4(DI), Z8
+	VFMADD231PS  Z8, Z7, Z1
+	VBROADCASTSS 8(DI), Z8
+	VFMADD231PS  Z8, Z7, Z2
+	VBROADCASTSS 12(DI), Z8
+	VFMADD231PS  Z8, Z7, Z3
+	VBROADCASTSS 16(DI), Z8
+	VFMADD231PS  Z8, Z7, Z4
+	VBROADCASTSS 20(DI), Z8
+	VFMADD231PS  Z8, Z7, Z5
+	VBROADCASTSS 24(DI), Z8
+	VFMADD231PS  Z8, Z7, Z6
+	ADDQ         $0x20, R9
+	ADDQ         $0x1c, DI
+	DECQ         R8
 	JNZ          dims42
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -23640,8 +23926,8 @@ dims42:
 	VMOVUPS      Z5, 5120(AX)
 	VMOVUPS      Z6, 6144(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles40
 
 next41:
@@ -23650,18 +23936,17 @@ next41:
 
 rows8:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles43:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next44
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -23678,48 +23963,52 @@ tiles43:
 	VXORPS Z13, Z13, Z13
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims45:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VPMOVZXWD    (DI)(R11*1), Z16
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VPMOVZXWD    (SI)(R10*1), Z16
 	VPSLLD       $0x10, Z16, Z16
-	VPMOVZXWD    (R8)(R11*1), Z17
+	VPMOVZXWD    (DI)(R10*1), Z17
 	VPSLLD       $0x10, Z17, Z17
-	VBROADCASTSS (R9), Z18
+	VBROADCASTSS (R8), Z18
 	VFMADD231PS  Z18, Z16, Z0
 	VFMADD231PS  Z18, Z17, Z1
-	VBROADCASTSS 4(R9), Z18
+	VBROADCASTSS 4(R8), Z18
 	VFMADD231PS  Z18, Z16, Z2
 	VFMADD231PS  Z18, Z17, Z3
-	VBROADCASTSS 8(R9), Z18
+	VBROADCASTSS 8(R8), Z18
 	VFMADD231PS  Z18, Z16, Z4
 	VFMADD231PS  Z18, Z17, Z5
-	VBROADCASTSS 12(R9), Z18
+	VBROADCASTSS 12(R8), Z18
 	VFMADD231PS  Z18, Z16, Z6
 	VFMADD231PS  Z18, Z17, Z7
-	VBROADCASTSS 16(R9), Z18
+	VBROADCASTSS 16(R8), Z18
 	VFMADD231PS  Z18, Z16, Z8
 	VFMADD231PS  Z18, Z17, Z9
-	VBROADCASTSS 20(R9), Z18
+	VBROADCASTSS 20(R8), Z18
 	VFMADD231PS  Z18, Z16, Z10
 	VFMADD231PS  Z18, Z17, Z11
-	VBROADCASTSS 24(R9), Z18
+	VBROADCASTSS 24(R8), Z18
 	VFMADD231PS  Z18, Z16, Z12
 	VFMADD231PS  Z18, Z17, Z13
-	VBROADCASTSS 28(R9), Z18
+	VBROADCASTSS 28(R8), Z18
 	VFMADD231PS  Z18, Z16, Z14
 	VFMADD231PS  Z18, Z17, Z15
-	ADDQ         $0x20, R11
-	ADDQ         $0x20, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x20, R8
+	DECQ         R9
 	JNZ          dims45
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -23738,16 +24027,17 @@ dims45:
 	VMOVUPS      Z14, 7168(AX)
 	VMOVUPS      Z15, 7232(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles43
 
 next44:
 tiles46:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next47
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -23756,35 +24046,38 @@ tiles46:
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims48:
-	PREFETCHT0   (R11)(R10*1)
-	VPMOVZXWD    (DI)(R10*1), Z8
-	VPSLLD       $0x10, Z8, Z8
-	VBROADCASTSS (R8), Z9
-	VFMADD231PS  Z9, Z8, Z0
-	VBROADCASTSS 4(R8), Z9
-	VFMADD231PS  Z9, Z8, Z1
-	VBROADCASTSS 8(R8), Z9
-	VFMADD231PS  Z9, Z8, Z2
-	VBROADCASTSS 12(R8), Z9
-	VFMADD231PS  Z9, Z8, Z3
-	VBROADCASTSS 16(R8), Z9
-	VFMADD231PS  Z9, Z8, Z4
-	VBROADCASTSS 20(R8), Z9
-	VFMADD231PS  Z9, Z8, Z5
-	VBROADCASTSS 24(R8), Z9
-	VFMADD231PS  Z9, Z8, Z6
-	VBROADCASTSS 28(R8), Z9
-	VFMADD231PS  Z9, Z8, Z7
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x20, R8
-	DECQ         R9
+	VPMOVZXWD    (SI)(R9*1), Z8
+	VPSLLD       $0x10, Z8, Z8
+	VBROADCASTSS (DI), Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VBROADCASTSS 4(DI), Z9
+	VFMADD231PS  Z9, Z8, Z1
+	VBROADCASTSS 8(DI), Z9
+	VFMADD231PS  Z9, Z8, Z2
+	VBROADCASTSS 12(DI), Z9
+	VFMADD231PS  Z9, Z8, Z3
+	VBROADCASTSS 16(DI), Z9
+	VFMADD231PS  Z9, Z8, Z4
+	VBROADCASTSS 20(DI), Z9
+	VFMADD231PS  Z9, Z8, Z5
+	VBROADCASTSS 24(DI), Z9
+	VFMADD231PS  Z9, Z8, Z6
+	VBROADCASTSS 28(DI), Z9
+	VFMADD231PS  Z9, Z8, Z7
+	ADDQ         $0x20, R9
+	ADDQ         $0x20, DI
+	DECQ         R8
 	JNZ          dims48
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -23795,8 +24088,8 @@ dims48:
 	VMOVUPS      Z6, 6144(AX)
 	VMOVUPS      Z7, 7168(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles46
 
 next47:
@@ -23805,18 +24098,17 @@ next47:
 
 rows9:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles49:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next50
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -23835,51 +24127,55 @@ tiles49:
 	VXORPS Z15, Z15, Z15
 	VXORPS Z16, Z16, Z16
 	VXORPS Z17, Z17, Z17
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims51:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VPMOVZXWD    (DI)(R11*1), Z18
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VPMOVZXWD    (SI)(R10*1), Z18
 	VPSLLD       $0x10, Z18, Z18
-	VPMOVZXWD    (R8)(R11*1), Z19
+	VPMOVZXWD    (DI)(R10*1), Z19
 	VPSLLD       $0x10, Z19, Z19
-	VBROADCASTSS (R9), Z20
+	VBROADCASTSS (R8), Z20
 	VFMADD231PS  Z20, Z18, Z0
 	VFMADD231PS  Z20, Z19, Z1
-	VBROADCASTSS 4(R9), Z20
+	VBROADCASTSS 4(R8), Z20
 	VFMADD231PS  Z20, Z18, Z2
 	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS 8(R9), Z20
+	VBROADCASTSS 8(R8), Z20
 	VFMADD231PS  Z20, Z18, Z4
 	VFMADD231PS  Z20, Z19, Z5
-	VBROADCASTSS 12(R9), Z20
+	VBROADCASTSS 12(R8), Z20
 	VFMADD231PS  Z20, Z18, Z6
 	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS 16(R9), Z20
+	VBROADCASTSS 16(R8), Z20
 	VFMADD231PS  Z20, Z18, Z8
 	VFMADD231PS  Z20, Z19, Z9
-	VBROADCASTSS 20(R9), Z20
+	VBROADCASTSS 20(R8), Z20
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS 24(R9), Z20
+	VBROADCASTSS 24(R8), Z20
 	VFMADD231PS  Z20, Z18, Z12
 	VFMADD231PS  Z20, Z19, Z13
-	VBROADCASTSS 28(R9), Z20
+	VBROADCASTSS 28(R8), Z20
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	VBROADCASTSS 32(R9), Z20
+	VBROADCASTSS 32(R8), Z20
 	VFMADD231PS  Z20, Z18, Z16
 	VFMADD231PS  Z20, Z19, Z17
-	ADDQ         $0x20, R11
-	ADDQ         $0x24, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x24, R8
+	DECQ         R9
 	JNZ          dims51
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -23900,16 +24196,17 @@ dims51:
 	VMOVUPS      Z16, 8192(AX)
 	VMOVUPS      Z17, 8256(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles49
 
 next50:
 tiles52:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next53
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -23919,37 +24216,40 @@ tiles52:
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
 	VXORPS Z8, Z8, Z8
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims54:
-	PREFETCHT0   (R11)(R10*1)
-	VPMOVZXWD    (DI)(R10*1), Z9
-	VPSLLD       $0x10, Z9, Z9
-	VBROADCASTSS (R8), Z10
-	VFMADD231PS  Z10, Z9, Z0
-	VBROADCASTSS 4(R8), Z10
-	VFMADD231PS  Z10, Z9, Z1
-	VBROADCASTSS 8(R8), Z10
-	VFMADD231PS  Z10, Z9, Z2
-	VBROADCASTSS 12(R8), Z10
-	VFMADD231PS  Z10, Z9, Z3
-	VBROADCASTSS 16(R8), Z10
-	VFMADD231PS  Z10, Z9, Z4
-	VBROADCASTSS 20(R8), Z10
-	VFMADD231PS  Z10, Z9, Z5
-	VBROADCASTSS 24(R8), Z10
-	VFMADD231PS  Z10, Z9, Z6
-	VBROADCASTSS 28(R8), Z10
-	VFMADD231PS  Z10, Z9, Z7
-	VBROADCASTSS 32(R8), Z10
-	VFMADD231PS  Z10, Z9, Z8
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x24, R8
-	DECQ         R9
+	VPMOVZXWD    (SI)(R9*1), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VBROADCASTSS (DI), Z10
+	VFMADD231PS  Z10, Z9, Z0
+	VBROADCASTSS 4(DI), Z10
+	VFMADD231PS  Z10, Z9, Z1
+	VBROADCASTSS 8(DI), Z10
+	VFMADD231PS  Z10, Z9, Z2
+	VBROADCASTSS 12(DI), Z10
+	VFMADD231PS  Z10, Z9, Z3
+	VBROADCASTSS 16(DI), Z10
+	VFMADD231PS  Z10, Z9, Z4
+	VBROADCASTSS 20(DI), Z10
+	VFMADD231PS  Z10, Z9, Z5
+	VBROADCASTSS 24(DI), Z10
+	VFMADD231PS  Z10, Z9, Z6
+	VBROADCASTSS 28(DI), Z10
+	VFMADD231PS  Z10, Z9, Z7
+	VBROADCASTSS 32(DI), Z10
+	VFMADD231PS  Z10, Z9, Z8
+	ADDQ         $0x20, R9
+	ADDQ         $0x24, DI
+	DECQ         R8
 	JNZ          dims54
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -23961,8 +24261,8 @@ dims54:
 	VMOVUPS      Z7, 7168(AX)
 	VMOVUPS      Z8, 8192(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles52
 
 next53:
@@ -23971,18 +24271,17 @@ next53:
 
 rows10:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles55:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next56
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -24003,54 +24302,58 @@ tiles55:
 	VXORPS Z17, Z17, Z17
 	VXORPS Z18, Z18, Z18
 	VXORPS Z19, Z19, Z19
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims57:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VPMOVZXWD    (DI)(R11*1), Z20
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VPMOVZXWD    (SI)(R10*1), Z20
 	VPSLLD       $0x10, Z20, Z20
-	VPMOVZXWD    (R8)(R11*1), Z21
+	VPMOVZXWD    (DI)(R10*1), Z21
 	VPSLLD       $0x10, Z21, Z21
-	VBROADCASTSS (R9), Z22
+	VBROADCASTSS (R8), Z22
 	VFMADD231PS  Z22, Z20, Z0
 	VFMADD231PS  Z22, Z21, Z1
-	VBROADCASTSS 4(R9), Z22
+	VBROADCASTSS 4(R8), Z22
 	VFMADD231PS  Z22, Z20, Z2
 	VFMADD231PS  Z22, Z21, Z3
-	VBROADCASTSS 8(R9), Z22
+	VBROADCASTSS 8(R8), Z22
 	VFMADD231PS  Z22, Z20, Z4
 	VFMADD231PS  Z22, Z21, Z5
-	VBROADCASTSS 12(R9), Z22
+	VBROADCASTSS 12(R8), Z22
 	VFMADD231PS  Z22, Z20, Z6
 	VFMADD231PS  Z22, Z21, Z7
-	VBROADCASTSS 16(R9), Z22
+	VBROADCASTSS 16(R8), Z22
 	VFMADD231PS  Z22, Z20, Z8
 	VFMADD231PS  Z22, Z21, Z9
-	VBROADCASTSS 20(R9), Z22
+	VBROADCASTSS 20(R8), Z22
 	VFMADD231PS  Z22, Z20, Z10
 	VFMADD231PS  Z22, Z21, Z11
-	VBROADCASTSS 24(R9), Z22
+	VBROADCASTSS 24(R8), Z22
 	VFMADD231PS  Z22, Z20, Z12
 	VFMADD231PS  Z22, Z21, Z13
-	VBROADCASTSS 28(R9), Z22
+	VBROADCASTSS 28(R8), Z22
 	VFMADD231PS  Z22, Z20, Z14
 	VFMADD231PS  Z22, Z21, Z15
-	VBROADCASTSS 32(R9), Z22
+	VBROADCASTSS 32(R8), Z22
 	VFMADD231PS  Z22, Z20, Z16
 	VFMADD231PS  Z22, Z21, Z17
-	VBROADCASTSS 36(R9), Z22
+	VBROADCASTSS 36(R8), Z22
 	VFMADD231PS  Z22, Z20, Z18
 	VFMADD231PS  Z22, Z21, Z19
-	ADDQ         $0x20, R11
-	ADDQ         $0x28, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x28, R8
+	DECQ         R9
 	JNZ          dims57
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -24073,16 +24376,17 @@ dims57:
 	VMOVUPS      Z18, 9216(AX)
 	VMOVUPS      Z19, 9280(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles55
 
 next56:
 tiles58:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next59
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -24093,39 +24397,42 @@ tiles58:
 	VXORPS Z7, Z7, Z7
 	VXORPS Z8, Z8, Z8
 	VXORPS Z9, Z9, Z9
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims60:
-	PREFETCHT0   (R11)(R10*1)
-	VPMOVZXWD    (DI)(R10*1), Z10
-	VPSLLD       $0x10, Z10, Z10
-	VBROADCASTSS (R8), Z11
-	VFMADD231PS  Z11, Z10, Z0
-	VBROADCASTSS 4(R8), Z11
-	VFMADD231PS  Z11, Z10, Z1
-	VBROADCASTSS 8(R8), Z11
-	VFMADD231PS  Z11, Z10, Z2
-	VBROADCASTSS 12(R8), Z11
-	VFMADD231PS  Z11, Z10, Z3
-	VBROADCASTSS 16(R8), Z11
-	VFMADD231PS  Z11, Z10, Z4
-	VBROADCASTSS 20(R8), Z11
-	VFMADD231PS  Z11, Z10, Z5
-	VBROADCASTSS 24(R8), Z11
-	VFMADD231PS  Z11, Z10, Z6
-	VBROADCASTSS 28(R8), Z11
-	VFMADD231PS  Z11, Z10, Z7
-	VBROADCASTSS 32(R8), Z11
-	VFMADD231PS  Z11, Z10, Z8
-	VBROADCASTSS 36(R8), Z11
-	VFMADD231PS  Z11, Z10, Z9
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x28, R8
-	DECQ         R9
+	VPMOVZXWD    (SI)(R9*1), Z10
+	VPSLLD       $0x10, Z10, Z10
+	VBROADCASTSS (DI), Z11
+	VFMADD231PS  Z11, Z10, Z0
+	VBROADCASTSS 4(DI), Z11
+	VFMADD231PS  Z11, Z10, Z1
+	VBROADCASTSS 8(DI), Z11
+	VFMADD231PS  Z11, Z10, Z2
+	VBROADCASTSS 12(DI), Z11
+	VFMADD231PS  Z11, Z10, Z3
+	VBROADCASTSS 16(DI), Z11
+	VFMADD231PS  Z11, Z10, Z4
+	VBROADCASTSS 20(DI), Z11
+	VFMADD231PS  Z11, Z10, Z5
+	VBROADCASTSS 24(DI), Z11
+	VFMADD231PS  Z11, Z10, Z6
+	VBROADCASTSS 28(DI), Z11
+	VFMADD231PS  Z11, Z10, Z7
+	VBROADCASTSS 32(DI), Z11
+	VFMADD231PS  Z11, Z10, Z8
+	VBROADCASTSS 36(DI), Z11
+	VFMADD231PS  Z11, Z10, Z9
+	ADDQ         $0x20, R9
+	ADDQ         $0x28, DI
+	DECQ         R8
 	JNZ          dims60
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -24138,8 +24445,8 @@ dims60:
 	VMOVUPS      Z8, 8192(AX)
 	VMOVUPS      Z9, 9216(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles58
 
 next59:
@@ -24148,18 +24455,17 @@ next59:
 
 rows11:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles61:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next62
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -24182,57 +24488,61 @@ tiles61:
 	VXORPS Z19, Z19, Z19
 	VXORPS Z20, Z20, Z20
 	VXORPS Z21, Z21, Z21
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims63:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VPMOVZXWD    (DI)(R11*1), Z22
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VPMOVZXWD    (SI)(R10*1), Z22
 	VPSLLD       $0x10, Z22, Z22
-	VPMOVZXWD    (R8)(R11*1), Z23
+	VPMOVZXWD    (DI)(R10*1), Z23
 	VPSLLD       $0x10, Z23, Z23
-	VBROADCASTSS (R9), Z24
+	VBROADCASTSS (R8), Z24
 	VFMADD231PS  Z24, Z22, Z0
 	VFMADD231PS  Z24, Z23, Z1
-	VBROADCASTSS 4(R9), Z24
+	VBROADCASTSS 4(R8), Z24
 	VFMADD231PS  Z24, Z22, Z2
 	VFMADD231PS  Z24, Z23, Z3
-	VBROADCASTSS 8(R9), Z24
+	VBROADCASTSS 8(R8), Z24
 	VFMADD231PS  Z24, Z22, Z4
 	VFMADD231PS  Z24, Z23, Z5
-	VBROADCASTSS 12(R9), Z24
+	VBROADCASTSS 12(R8), Z24
 	VFMADD231PS  Z24, Z22, Z6
 	VFMADD231PS  Z24, Z23, Z7
-	VBROADCASTSS 16(R9), Z24
+	VBROADCASTSS 16(R8), Z24
 	VFMADD231PS  Z24, Z22, Z8
 	VFMADD231PS  Z24, Z23, Z9
-	VBROADCASTSS 20(R9), Z24
+	VBROADCASTSS 20(R8), Z24
 	VFMADD231PS  Z24, Z22, Z10
 	VFMADD231PS  Z24, Z23, Z11
-	VBROADCASTSS 24(R9), Z24
+	VBROADCASTSS 24(R8), Z24
 	VFMADD231PS  Z24, Z22, Z12
 	VFMADD231PS  Z24, Z23, Z13
-	VBROADCASTSS 28(R9), Z24
+	VBROADCASTSS 28(R8), Z24
 	VFMADD231PS  Z24, Z22, Z14
 	VFMADD231PS  Z24, Z23, Z15
-	VBROADCASTSS 32(R9), Z24
+	VBROADCASTSS 32(R8), Z24
 	VFMADD231PS  Z24, Z22, Z16
 	VFMADD231PS  Z24, Z23, Z17
-	VBROADCASTSS 36(R9), Z24
+	VBROADCASTSS 36(R8), Z24
 	VFMADD231PS  Z24, Z22, Z18
 	VFMADD231PS  Z24, Z23, Z19
-	VBROADCASTSS 40(R9), Z24
+	VBROADCASTSS 40(R8), Z24
 	VFMADD231PS  Z24, Z22, Z20
 	VFMADD231PS  Z24, Z23, Z21
-	ADDQ         $0x20, R11
-	ADDQ         $0x2c, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x2c, R8
+	DECQ         R9
 	JNZ          dims63
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -24257,16 +24567,17 @@ dims63:
 	VMOVUPS      Z20, 10240(AX)
 	VMOVUPS      Z21, 10304(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles61
 
 next62:
 tiles64:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next65
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -24278,41 +24589,44 @@ tiles64:
 	VXORPS Z8, Z8, Z8
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims66:
-	PREFETCHT0   (R11)(R10*1)
-	VPMOVZXWD    (DI)(R10*1), Z11
-	VPSLLD       $0x10, Z11, Z11
-	VBROADCASTSS (R8), Z12
-	VFMADD231PS  Z12, Z11, Z0
-	VBROADCASTSS 4(R8), Z12
-	VFMADD231PS  Z12, Z11, Z1
-	VBROADCASTSS 8(R8), Z12
-	VFMADD231PS  Z12, Z11, Z2
-	VBROADCASTSS 12(R8), Z12
-	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS 16(R8), Z12
-	VFMADD231PS  Z12, Z11, Z4
-	VBROADCASTSS 20(R8), Z12
-	VFMADD231PS  Z12, Z11, Z5
-	VBROADCASTSS 24(R8), Z12
-	VFMADD231PS  Z12, Z11, Z6
-	VBROADCASTSS 28(R8), Z12
-	VFMADD231PS  Z12, Z11, Z7
-	VBROADCASTSS 32(R8), Z12
-	VFMADD231PS  Z12, Z11, Z8
-	VBROADCASTSS 36(R8), Z12
-	VFMADD231PS  Z12, Z11, Z9
-	VBROADCASTSS 40(R8), Z12
-	VFMADD231PS  Z12, Z11, Z10
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x2c, R8
-	DECQ         R9
+	VPMOVZXWD    (SI)(R9*1), Z11
+	VPSLLD       $0x10, Z11, Z11
+	VBROADCASTSS (DI), Z12
+	VFMADD231PS  Z12, Z11, Z0
+	VBROADCASTSS 4(DI), Z12
+	VFMADD231PS  Z12, Z11, Z1
+	VBROADCASTSS 8(DI), Z12
+	VFMADD231PS  Z12, Z11, Z2
+	VBROADCASTSS 12(DI), Z12
+	VFMADD231PS  Z12, Z11, Z3
+	VBROADCASTSS 16(DI), Z12
+	VFMADD231PS  Z12, Z11, Z4
+	VBROADCASTSS 20(DI), Z12
+	VFMADD231PS  Z12, Z11, Z5
+	VBROADCASTSS 24(DI), Z12
+	VFMADD231PS  Z12, Z11, Z6
+	VBROADCASTSS 28(DI), Z12
+	VFMADD231PS  Z12, Z11, Z7
+	VBROADCASTSS 32(DI), Z12
+	VFMADD231PS  Z12, Z11, Z8
+	VBROADCASTSS 36(DI), Z12
+	VFMADD231PS  Z12, Z11, Z9
+	VBROADCASTSS 40(DI), Z12
+	VFMADD231PS  Z12, Z11, Z10
+	ADDQ         $0x20, R9
+	ADDQ         $0x2c, DI
+	DECQ         R8
 	JNZ          dims66
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -24326,8 +24640,8 @@ dims66:
 	VMOVUPS      Z9, 9216(AX)
 	VMOVUPS      Z10, 10240(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles64
 
 next65:
@@ -24336,18 +24650,17 @@ next65:
 
 rows12:
 	MOVQ s+0(FP), AX
-	MOVQ q+8(FP), CX
-	MOVQ pool+16(FP), DX
-	MOVQ offsets+24(FP), BX
-	MOVQ tiles+32(FP), SI
+	MOVQ offsets+24(FP), CX
+	MOVQ tiles+32(FP), DX
 
 tiles67:
-	CMPQ   SI, $0x02
+	CMPQ   DX, $0x02
 	JL     next68
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
-	MOVQ   8(BX), R8
-	ADDQ   DX, R8
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
+	MOVQ   8(CX), DI
+	ADDQ   BX, DI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -24372,60 +24685,64 @@ tiles67:
 	VXORPS Z21, Z21, Z21
 	VXORPS Z22, Z22, Z22
 	VXORPS Z23, Z23, Z23
-	MOVQ   dim+48(FP), R10
-	MOVQ   CX, R9
-	XORQ   R11, R11
-	MOVQ   16(BX), R12
-	ADDQ   DX, R12
-	MOVQ   24(BX), R13
-	ADDQ   DX, R13
+	MOVQ   q+8(FP), R8
+	MOVQ   dim+48(FP), R9
+	XORQ   R10, R10
+	MOVQ   ahead+40(FP), R11
+	MOVQ   16(CX), R12
+	ADDQ   BX, R12
+	MOVQ   24(CX), R13
+	ADDQ   BX, R13
 
 dims69:
-	PREFETCHT0   (R12)(R11*1)
-	PREFETCHT0   (R13)(R11*1)
-	VPMOVZXWD    (DI)(R11*1), Z24
+	PREFETCHT0   (SI)(R11*1)
+	PREFETCHT0   (DI)(R11*1)
+	PREFETCHT0   (R12)(R10*1)
+	PREFETCHT0   (R13)(R10*1)
+	ADDQ         $0x20, R11
+	VPMOVZXWD    (SI)(R10*1), Z24
 	VPSLLD       $0x10, Z24, Z24
-	VPMOVZXWD    (R8)(R11*1), Z25
+	VPMOVZXWD    (DI)(R10*1), Z25
 	VPSLLD       $0x10, Z25, Z25
-	VBROADCASTSS (R9), Z26
+	VBROADCASTSS (R8), Z26
 	VFMADD231PS  Z26, Z24, Z0
 	VFMADD231PS  Z26, Z25, Z1
-	VBROADCASTSS 4(R9), Z26
+	VBROADCASTSS 4(R8), Z26
 	VFMADD231PS  Z26, Z24, Z2
 	VFMADD231PS  Z26, Z25, Z3
-	VBROADCASTSS 8(R9), Z26
+	VBROADCASTSS 8(R8), Z26
 	VFMADD231PS  Z26, Z24, Z4
 	VFMADD231PS  Z26, Z25, Z5
-	VBROADCASTSS 12(R9), Z26
+	VBROADCASTSS 12(R8), Z26
 	VFMADD231PS  Z26, Z24, Z6
 	VFMADD231PS  Z26, Z25, Z7
-	VBROADCASTSS 16(R9), Z26
+	VBROADCASTSS 16(R8), Z26
 	VFMADD231PS  Z26, Z24, Z8
 	VFMADD231PS  Z26, Z25, Z9
-	VBROADCASTSS 20(R9), Z26
+	VBROADCASTSS 20(R8), Z26
 	VFMADD231PS  Z26, Z24, Z10
 	VFMADD231PS  Z26, Z25, Z11
-	VBROADCASTSS 24(R9), Z26
+	VBROADCASTSS 24(R8), Z26
 	VFMADD231PS  Z26, Z24, Z12
 	VFMADD231PS  Z26, Z25, Z13
-	VBROADCASTSS 28(R9), Z26
+	VBROADCASTSS 28(R8), Z26
 	VFMADD231PS  Z26, Z24, Z14
 	VFMADD231PS  Z26, Z25, Z15
-	VBROADCASTSS 32(R9), Z26
+	VBROADCASTSS 32(R8), Z26
 	VFMADD231PS  Z26, Z24, Z16
 	VFMADD231PS  Z26, Z25, Z17
-	VBROADCASTSS 36(R9), Z26
+	VBROADCASTSS 36(R8), Z26
 	VFMADD231PS  Z26, Z24, Z18
 	VFMADD231PS  Z26, Z25, Z19
-	VBROADCASTSS 40(R9), Z26
+	VBROADCASTSS 40(R8), Z26
 	VFMADD231PS  Z26, Z24, Z20
 	VFMADD231PS  Z26, Z25, Z21
-	VBROADCASTSS 44(R9), Z26
+	VBROADCASTSS 44(R8), Z26
 	VFMADD231PS  Z26, Z24, Z22
 	VFMADD231PS  Z26, Z25, Z23
-	ADDQ         $0x20, R11
-	ADDQ         $0x30, R9
-	DECQ         R10
+	ADDQ         $0x20, R10
+	ADDQ         $0x30, R8
+	DECQ         R9
 	JNZ          dims69
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 64(AX)
@@ -24452,16 +24769,17 @@ dims69:
 	VMOVUPS      Z22, 11264(AX)
 	VMOVUPS      Z23, 11328(AX)
 	ADDQ         $+128, AX
-	ADDQ         $0x10, BX
-	SUBQ         $0x02, SI
+	ADDQ         $0x10, CX
+	SUBQ         $0x02, DX
 	JMP          tiles67
 
 next68:
 tiles70:
-	CMPQ   SI, $0x01
+	CMPQ   DX, $0x01
 	JL     next71
-	MOVQ   (BX), DI
-	ADDQ   DX, DI
+	MOVQ   pool+16(FP), BX
+	MOVQ   (CX), SI
+	ADDQ   BX, SI
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -24474,43 +24792,46 @@ tiles70:
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
 	VXORPS Z11, Z11, Z11
-	MOVQ   dim+48(FP), R9
-	MOVQ   CX, R8
-	XORQ   R10, R10
-	MOVQ   8(BX), R11
-	ADDQ   DX, R11
+	MOVQ   q+8(FP), DI
+	MOVQ   dim+48(FP), R8
+	XORQ   R9, R9
+	MOVQ   ahead+40(FP), R10
+	MOVQ   8(CX), R11
+	ADDQ   BX, R11
 
 dims72:
-	PREFETCHT0   (R11)(R10*1)
-	VPMOVZXWD    (DI)(R10*1), Z12
-	VPSLLD       $0x10, Z12, Z12
-	VBROADCASTSS (R8), Z13
-	VFMADD231PS  Z13, Z12, Z0
-	VBROADCASTSS 4(R8), Z13
-	VFMADD231PS  Z13, Z12, Z1
-	VBROADCASTSS 8(R8), Z13
-	VFMADD231PS  Z13, Z12, Z2
-	VBROADCASTSS 12(R8), Z13
-	VFMADD231PS  Z13, Z12, Z3
-	VBROADCASTSS 16(R8), Z13
-	VFMADD231PS  Z13, Z12, Z4
-	VBROADCASTSS 20(R8), Z13
-	VFMADD231PS  Z13, Z12, Z5
-	VBROADCASTSS 24(R8), Z13
-	VFMADD231PS  Z13, Z12, Z6
-	VBROADCASTSS 28(R8), Z13
-	VFMADD231PS  Z13, Z12, Z7
-	VBROADCASTSS 32(R8), Z13
-	VFMADD231PS  Z13, Z12, Z8
-	VBROADCASTSS 36(R8), Z13
-	VFMADD231PS  Z13, Z12, Z9
-	VBROADCASTSS 40(R8), Z13
-	VFMADD231PS  Z13, Z12, Z10
-	VBROADCASTSS 44(R8), Z13
-	VFMADD231PS  Z13, Z12, Z11
+	PREFETCHT0   (SI)(R10*1)
+	PREFETCHT0   (R11)(R9*1)
 	ADDQ         $0x20, R10
-	ADDQ         $0x30, R8
-	DECQ         R9
+	VPMOVZXWD    (SI)(R9*1), Z12
+	VPSLLD       $0x10, Z12, Z12
+	VBROADCASTSS (DI), Z13
+	VFMADD231PS  Z13, Z12, Z0
+	VBROADCASTSS 4(DI), Z13
+	VFMADD231PS  Z13, Z12, Z1
+	VBROADCASTSS 8(DI), Z13
+	VFMADD231PS  Z13, Z12, Z2
+	VBROADCASTSS 12(DI), Z13
+	VFMADD231PS  Z13, Z12, Z3
+	VBROADCASTSS 16(DI), Z13
+	VFMADD231PS  Z13, Z12, Z4
+	VBROADCASTSS 20(DI), Z13
+	VFMADD231PS  Z13, Z12, Z5
+	VBROADCASTSS 24(DI), Z13
+	VFMADD231PS  Z13, Z12, Z6
+	VBROADCASTSS 28(DI), Z13
+	VFMADD231PS  Z13, Z12, Z7
+	VBROADCASTSS 32(DI), Z13
+	VFMADD231PS  Z13, Z12, Z8
+	VBROADCASTSS 36(DI), Z13
+	VFMADD231PS  Z13, Z12, Z9
+	VBROADCASTSS 40(DI), Z13
+	VFMADD231PS  Z13, Z12, Z10
+	VBROADCASTSS 44(DI), Z13
+	VFMADD231PS  Z13, Z12, Z11
+	ADDQ         $0x20, R9
+	ADDQ         $0x30, DI
+	DECQ         R8
 	JNZ          dims72
 	VMOVUPS      Z0, (AX)
 	VMOVUPS      Z1, 1024(AX)
@@ -24525,8 +24846,8 @@ dims72:
 	VMOVUPS      Z10, 10240(AX)
 	VMOVUPS      Z11, 11264(AX)
 	ADDQ         $+64, AX
-	ADDQ         $0x08, BX
-	SUBQ         $0x01, SI
+	ADDQ         $0x08, CX
+	SUBQ         $0x01, DX
 	JMP          tiles70
 
 next71:
@@ -28986,6 +29307,17 @@ tiles25:
 	IMUL3Q $+512, R9, R9
 
 blocks27:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    256(SI)(R11*1)
+	PREFETCHT0    320(SI)(R11*1)
+	PREFETCHT0    384(SI)(R11*1)
+	PREFETCHT0    448(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z5
 	VPBROADCASTD  76(DI), Z6
 	VPBROADCASTD  116(DI), Z7
@@ -29106,6 +29438,17 @@ tiles28:
 	IMUL3Q $+512, R9, R9
 
 blocks30:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    256(SI)(R11*1)
+	PREFETCHT0    320(SI)(R11*1)
+	PREFETCHT0    384(SI)(R11*1)
+	PREFETCHT0    448(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z6
 	VPBROADCASTD  76(DI), Z7
 	VPBROADCASTD  116(DI), Z8
@@ -29241,6 +29584,17 @@ tiles31:
 	IMUL3Q $+512, R9, R9
 
 blocks33:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    256(SI)(R11*1)
+	PREFETCHT0    320(SI)(R11*1)
+	PREFETCHT0    384(SI)(R11*1)
+	PREFETCHT0    448(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z7
 	VPBROADCASTD  76(DI), Z8
 	VPBROADCASTD  116(DI), Z9
@@ -29391,6 +29745,17 @@ tiles34:
 	IMUL3Q $+512, R9, R9
 
 blocks36:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    256(SI)(R11*1)
+	PREFETCHT0    320(SI)(R11*1)
+	PREFETCHT0    384(SI)(R11*1)
+	PREFETCHT0    448(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z8
 	VPBROADCASTD  76(DI), Z9
 	VPBROADCASTD  116(DI), Z10
@@ -29556,6 +29921,17 @@ tiles37:
 	IMUL3Q $+512, R9, R9
 
 blocks39:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    256(SI)(R11*1)
+	PREFETCHT0    320(SI)(R11*1)
+	PREFETCHT0    384(SI)(R11*1)
+	PREFETCHT0    448(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z9
 	VPBROADCASTD  76(DI), Z10
 	VPBROADCASTD  116(DI), Z11
@@ -29736,6 +30112,17 @@ tiles40:
 	IMUL3Q $+512, R9, R9
 
 blocks42:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    256(SI)(R11*1)
+	PREFETCHT0    320(SI)(R11*1)
+	PREFETCHT0    384(SI)(R11*1)
+	PREFETCHT0    448(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z10
 	VPBROADCASTD  76(DI), Z11
 	VPBROADCASTD  116(DI), Z12
@@ -29931,6 +30318,17 @@ tiles43:
 	IMUL3Q $+512, R9, R9
 
 blocks45:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    256(SI)(R11*1)
+	PREFETCHT0    320(SI)(R11*1)
+	PREFETCHT0    384(SI)(R11*1)
+	PREFETCHT0    448(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z11
 	VPBROADCASTD  76(DI), Z12
 	VPBROADCASTD  116(DI), Z13
@@ -30141,6 +30539,17 @@ tiles46:
 	IMUL3Q $+512, R9, R9
 
 blocks48:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    256(SI)(R11*1)
+	PREFETCHT0    320(SI)(R11*1)
+	PREFETCHT0    384(SI)(R11*1)
+	PREFETCHT0    448(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z12
 	VPBROADCASTD  76(DI), Z13
 	VPBROADCASTD  116(DI), Z14
@@ -35356,6 +35765,13 @@ tiles25:
 	IMUL3Q $+256, R9, R9
 
 blocks27:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z5
 	VPBROADCASTD  76(DI), Z6
 	VPBROADCASTD  116(DI), Z7
@@ -35481,6 +35897,13 @@ tiles28:
 	IMUL3Q $+256, R9, R9
 
 blocks30:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z6
 	VPBROADCASTD  76(DI), Z7
 	VPBROADCASTD  116(DI), Z8
@@ -35621,6 +36044,13 @@ tiles31:
 	IMUL3Q $+256, R9, R9
 
 blocks33:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z7
 	VPBROADCASTD  76(DI), Z8
 	VPBROADCASTD  116(DI), Z9
@@ -35776,6 +36206,13 @@ tiles34:
 	IMUL3Q $+256, R9, R9
 
 blocks36:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z8
 	VPBROADCASTD  76(DI), Z9
 	VPBROADCASTD  116(DI), Z10
@@ -35946,6 +36383,13 @@ tiles37:
 	IMUL3Q $+256, R9, R9
 
 blocks39:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z9
 	VPBROADCASTD  76(DI), Z10
 	VPBROADCASTD  116(DI), Z11
@@ -36131,6 +36575,13 @@ tiles40:
 	IMUL3Q $+256, R9, R9
 
 blocks42:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z10
 	VPBROADCASTD  76(DI), Z11
 	VPBROADCASTD  116(DI), Z12
@@ -36331,6 +36782,13 @@ tiles43:
 	IMUL3Q $+256, R9, R9
 
 blocks45:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z11
 	VPBROADCASTD  76(DI), Z12
 	VPBROADCASTD  116(DI), Z13
@@ -36546,6 +37004,13 @@ tiles46:
 	IMUL3Q $+256, R9, R9
 
 blocks48:
+	MOVQ          ahead+40(FP), R12
+	ADDQ          R9, R12
+	PREFETCHT0    (SI)(R11*1)
+	PREFETCHT0    64(SI)(R11*1)
+	PREFETCHT0    128(SI)(R11*1)
+	PREFETCHT0    192(SI)(R11*1)
+	PREFETCHT0    (SI)(R12*1)
 	VPBROADCASTD  36(DI), Z12
 	VPBROADCASTD  76(DI), Z13
 	VPBROADCASTD  116(DI), Z14

@@ -93,7 +93,7 @@ func (k *Kernel) locate(kv *keys, pool []byte, q *Query, part int, all tiles) {
 	kv.pool, kv.values = pool, k.KVHeads*k.keyBytes()+q.KVHead*(k.valueBytes()-k.keyBytes())
 }
 
-// offsets finds where K of a head lies in the tiles all of a partition.
+// offsets finds where K of a head lies in the tiles all, not none, of a partition.
 func (k *Kernel) offsets(out *[tilesPerPartition]int64, poolBytes int, q *Query, part int, all tiles) {
 	blockBytes, tileBytes, perBlock := k.BlockBytes(), k.tileBytes(), k.BlockSize/Tile
 	blocks := poolBytes / blockBytes
@@ -108,6 +108,9 @@ func (k *Kernel) offsets(out *[tilesPerPartition]int64, poolBytes int, q *Query,
 		if in++; in == perBlock {
 			i, in = i+1, 0
 		}
+	}
+	for t := all.to; t < len(out); t++ { // what is fetched after the last is there
+		out[t] = out[all.to-1]
 	}
 }
 
@@ -176,9 +179,13 @@ func (p *pass) seen() tiles {
 	return tiles{p.q.rowTiles(p.a/p.q.Group, p.part).from, p.q.rowTiles((p.b-1)/p.q.Group, p.part).to}
 }
 
-// score computes q·Kᵀ of the pass.
+// score computes q·Kᵀ of the pass; the first one fetches V.
 func (p *pass) score(seen tiles) {
-	p.scores(p.s.scores[:], p.rows, p.kv.pool, p.kv.offsets[seen.from:seen.to], p.b-p.a, p.kv.values)
+	ahead := 0
+	if p.a == 0 {
+		ahead = p.kv.values
+	}
+	p.scores(p.s.scores[:], p.rows, p.kv.pool, p.kv.offsets[seen.from:seen.to], p.b-p.a, ahead)
 	if p.q.SoftCap > 0 {
 		p.softCap(seen)
 	}

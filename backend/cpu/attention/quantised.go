@@ -170,9 +170,7 @@ func (k *Kernel) quantiseQueries(q *Query, s *Scratch) {
 	k.passes(rows, func(a, b int) {
 		dst := blocks[a*n : b*n]
 		for r := a; r < b; r++ {
-			for d, v := range q.Q[r/q.Group*q.Stride+r%q.Group*D:][:D] {
-				x[d] = v * q.Scale
-			}
+			simd.Scale(x, q.Q[r/q.Group*q.Stride+r%q.Group*D:][:D], q.Scale)
 			for g := range n {
 				k.quantiseQuery(&dst[g*(b-a)+r-a], (*[group]float32)(x[g*group:]))
 			}

@@ -4,7 +4,7 @@
 
 package attention
 
-// scoresF32AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets.
+// scoresF32AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets, and fetches what lies ahead of it.
 //
 //go:noescape
 func scoresF32AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles int, ahead int, dim int, rows int)
@@ -14,7 +14,7 @@ func scoresF32AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles int
 //go:noescape
 func valuesF32AVX2(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
-// scoresF16AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets.
+// scoresF16AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets, and fetches what lies ahead of it.
 //
 //go:noescape
 func scoresF16AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles int, ahead int, dim int, rows int)
@@ -24,7 +24,7 @@ func scoresF16AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles int
 //go:noescape
 func valuesF16AVX2(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
-// scoresBF16AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets.
+// scoresBF16AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets, and fetches what lies ahead of it.
 //
 //go:noescape
 func scoresBF16AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles int, ahead int, dim int, rows int)
@@ -34,7 +34,7 @@ func scoresBF16AVX2(s *float32, q *float32, pool *byte, offsets *int64, tiles in
 //go:noescape
 func valuesBF16AVX2(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
-// scoresQ8_0AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets.
+// scoresQ8_0AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets, and fetches what lies ahead of it.
 //
 //go:noescape
 func scoresQ8_0AVX2(s *float32, q *byte, pool *byte, offsets *int64, tiles int, ahead int, blocks int, rows int)
@@ -44,7 +44,7 @@ func scoresQ8_0AVX2(s *float32, q *byte, pool *byte, offsets *int64, tiles int, 
 //go:noescape
 func valuesQ8_0AVX2(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
-// scoresQ4_0AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets.
+// scoresQ4_0AVX2 writes the scores of rows against the tiles whose K lie at pool+offsets, and fetches what lies ahead of it.
 //
 //go:noescape
 func scoresQ4_0AVX2(s *float32, q *byte, pool *byte, offsets *int64, tiles int, ahead int, blocks int, rows int)
@@ -64,7 +64,7 @@ func softmaxAVX2(s *float32, alpha *float32, state *float32, stride int, m int, 
 //go:noescape
 func finishAVX2(out *float32, state *float32, step int, w *float32, parts int, sink float32, units int)
 
-// scoresF32AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
+// scoresF32AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets, and fetches what lies ahead of it.
 //
 //go:noescape
 func scoresF32AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles int, ahead int, dim int, rows int)
@@ -74,7 +74,7 @@ func scoresF32AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles i
 //go:noescape
 func valuesF32AVX512(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
-// scoresF16AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
+// scoresF16AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets, and fetches what lies ahead of it.
 //
 //go:noescape
 func scoresF16AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles int, ahead int, dim int, rows int)
@@ -84,7 +84,7 @@ func scoresF16AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles i
 //go:noescape
 func valuesF16AVX512(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
-// scoresBF16AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
+// scoresBF16AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets, and fetches what lies ahead of it.
 //
 //go:noescape
 func scoresBF16AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles int, ahead int, dim int, rows int)
@@ -94,7 +94,7 @@ func scoresBF16AVX512(s *float32, q *float32, pool *byte, offsets *int64, tiles 
 //go:noescape
 func valuesBF16AVX512(acc *float32, stride int, p *float32, alpha *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
-// scoresQ8_0AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
+// scoresQ8_0AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets, and fetches what lies ahead of it.
 //
 //go:noescape
 func scoresQ8_0AVX512(s *float32, q *byte, pool *byte, offsets *int64, tiles int, ahead int, blocks int, rows int)
@@ -104,7 +104,7 @@ func scoresQ8_0AVX512(s *float32, q *byte, pool *byte, offsets *int64, tiles int
 //go:noescape
 func valuesQ8_0AVX512(acc *float32, stride int, p *float32, alpha *float32, scaled *float32, pool *byte, offsets *int64, tiles int, ahead int, from int, to int, units int, rows int)
 
-// scoresQ4_0AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets.
+// scoresQ4_0AVX512 writes the scores of rows against the tiles whose K lie at pool+offsets, and fetches what lies ahead of it.
 //
 //go:noescape
 func scoresQ4_0AVX512(s *float32, q *byte, pool *byte, offsets *int64, tiles int, ahead int, blocks int, rows int)

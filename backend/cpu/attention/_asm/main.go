@@ -73,9 +73,9 @@ const (
 	scoreStride = 16 * 16 * 4 // bytes between the scores of two rows
 	alphaStride = 2 * 16 * 4  // bytes between the alphas of two rows
 
-	// Up to so many rows a kernel fetches what the next pass will read, beside its
-	// own loads: V of its tiles, then K of the next partition's. With more rows,
-	// which compute for longer than memory takes, its own next tiles.
+	// Up to so many rows the kernel over V fetches K of the next partition beside
+	// its own loads. With more rows, which compute for longer than memory takes, its
+	// own next tiles.
 	fewRows = 4
 
 	nextTile = 16 * 8 // bytes from a tile's offset to that of the same tile in the next partition
@@ -135,33 +135,33 @@ func grid(rows, width int, each func(r, w int) vec.V) [][]vec.V {
 // scores: s[r][t][lane] = Σ_d q[d][r]·K_t[d][lane], d ascending.
 func scores(s *vec.ISA, e element) {
 	s.Func("scores"+e.name, "func(s, q *float32, pool *byte, offsets *int64, tiles, ahead, dim, rows int)",
-		"writes the scores of rows against the tiles whose K lie at pool+offsets.")
+		"writes the scores of rows against the tiles whose K lie at pool+offsets, and fetches what lies ahead of it.")
 	perRows(s, func(rows int) {
-		out, q, pool, offsets, n := param("s"), param("q"), param("pool"), param("offsets"), param("tiles")
+		out, offsets, n := param("s"), param("offsets"), param("tiles")
 		for _, width := range []int{breadth(s, rows), 1} {
 			loop, next := s.Label("tiles"), s.Label("next")
 			Label(loop)
 			CMPQ(n, U8(width))
 			JL(LabelRef(next))
+			pool := param("pool")
 			keys := tileKeys(pool, offsets, 0, width)
 			acc := grid(rows, width, func(int, int) vec.V { return s.Zero() })
-			qd, d, at := GP64(), param("dim"), GP64()
-			MOVQ(q, qd)
+			qd, d, at := param("q"), param("dim"), GP64()
 			XORQ(at, at)
-			soon, ahead := keys, at
-			if rows <= fewRows {
-				ahead = param("ahead")
-			} else {
+			ahead := param("ahead")
+			var soon []reg.GPVirtual
+			if width <= 2 { // registers are few
 				soon = tileKeys(pool, offsets, width, width)
 			}
 			dims := s.Label("dims")
 			Label(dims)
-			for _, k := range soon {
+			for _, k := range keys {
 				PREFETCHT0(Mem{Base: k, Index: ahead, Scale: 1})
 			}
-			if rows <= fewRows {
-				ADDQ(U8(e.unit), ahead)
+			for _, k := range soon {
+				PREFETCHT0(Mem{Base: k, Index: at, Scale: 1})
 			}
+			ADDQ(U8(e.unit), ahead)
 			multiply(s, e, acc,
 				func(t int) Mem { return Mem{Base: keys[t], Index: at, Scale: 1} },
 				func(r, _ int) Mem { return Mem{Base: qd, Disp: 4 * r} })

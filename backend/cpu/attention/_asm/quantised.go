@@ -91,7 +91,7 @@ func scaleWeights(s *vec.ISA, p, scaled, scales, offsets reg.Register, rows, wid
 // blocks b of 32 dimensions ascending, the inner sum exact.
 func dots(s *vec.ISA, e element) {
 	s.Func("scores"+e.name, "func(s *float32, q, pool *byte, offsets *int64, tiles, ahead, blocks, rows int)",
-		"writes the scores of rows against the tiles whose K lie at pool+offsets.")
+		"writes the scores of rows against the tiles whose K lie at pool+offsets, and fetches what lies ahead of it.")
 	perRows(s, func(rows int) {
 		out, q, offsets, n := param("s"), param("q"), param("offsets"), param("tiles")
 		for _, width := range []int{dotBreadth(s, rows), 1} {
@@ -154,7 +154,7 @@ func dotBlocks(s *vec.ISA, e element, out, q reg.Register, keys []reg.Register, 
 	code := func(t, line int) Mem {
 		return Mem{Base: keys[t], Index: at, Scale: 1, Disp: 64*line + 32*half}
 	}
-	if half == 0 && rows <= fewRows {
+	if half == 0 {
 		beyond := param("ahead") // of the scales
 		ADDQ(scales, beyond)
 		for t := range keys {
