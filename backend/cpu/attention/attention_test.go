@@ -379,8 +379,8 @@ func TestMisuse(t *testing.T) {
 
 func TestSteadyStateDoesNotAllocate(t *testing.T) {
 	r := rand.New(rand.NewPCG(8, 8))
-	for _, dtype := range []tensor.DType{tensor.F16, tensor.Q8_0} {
-		s := newSequence(r, Layout{1, 32, 4, dtype}, 300)
+	for i, dtype := range []tensor.DType{tensor.F16, tensor.F16, tensor.BF16, tensor.F32, tensor.Q8_0, tensor.Q8_0} {
+		s := newSequence(r, Layout{1, 32, []int{4, 16}[i%2], dtype}, 300)
 		q := s.query(r, 2, 3, 0)
 		for _, k := range kernels(t, s.layout) {
 			scratch, out, kv := new(Scratch), make([]float32, 2*96), make([]float32, 32)
@@ -388,7 +388,7 @@ func TestSteadyStateDoesNotAllocate(t *testing.T) {
 				s.layout.Store(s.pool, 3, 0, kv, kv)
 				k.Attend(out, 96, s.pool, q, scratch)
 			}); n != 0 {
-				t.Fatalf("%v %v: %v allocations", dtype, k.level, n)
+				t.Fatalf("%v in blocks of %d, %v: %v allocations", dtype, s.layout.BlockSize, k.level, n)
 			}
 		}
 	}

@@ -136,19 +136,15 @@ func (l Layout) Store(pool []byte, slot int32, head int, k, v []float32) {
 		copy(view[float32](pool[to:to+4*len(v)]), v)
 		return
 	}
-	round := simd.F32ToF16
-	if l.DType == tensor.BF16 {
-		round = simd.F32ToBF16
-	}
-	round(view[uint16](pool[to:to+2*len(v)]), v)
+	l.round(view[uint16](pool[to:to+2*len(v)]), v)
 	if step == 2 {
-		round(view[uint16](pool[at:at+2*len(k)]), k)
+		l.round(view[uint16](pool[at:at+2*len(k)]), k)
 		return
 	}
 	var rounded [128]uint16 // a real head in one go
 	for keys := view[uint16](pool[at:]); ; keys = keys[len(rounded)*step/2:] {
 		n := min(len(k), len(rounded))
-		round(rounded[:n], k[:n])
+		l.round(rounded[:n], k[:n])
 		scatter(keys, step/2, rounded[:n])
 		if k = k[n:]; len(k) == 0 {
 			return
@@ -156,11 +152,21 @@ func (l Layout) Store(pool []byte, slot int32, head int, k, v []float32) {
 	}
 }
 
+// round rounds to F16 or BF16.
+func (l Layout) round(dst []uint16, x []float32) {
+	if l.DType == tensor.BF16 {
+		simd.F32ToBF16(dst, x)
+	} else {
+		simd.F32ToF16(dst, x)
+	}
+}
+
 // scatter writes src into dst, step elements apart.
 func scatter[T any](dst []T, step int, src []T) {
-	dst = dst[:(len(src)-1)*step+1]
-	for i, x := range src {
-		dst[i*step] = x
+	at := 0
+	for _, x := range src {
+		dst[at] = x
+		at += step
 	}
 }
 
