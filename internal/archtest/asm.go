@@ -21,7 +21,7 @@ const (
 	base       bundle = iota // GOAMD64=v1
 	avx2                     // AVX2, FMA, F16C, BMI1, BMI2, POPCNT
 	avx512                   // F, BW, DQ, VL
-	avx512VNNI               // and VPDPBUSD
+	avx512VNNI               // and VPDPBUSD, VPDPWSSD
 	avx512BF16               // and VDPBF16PS
 	amx                      // avx512VNNI, and tiles of int8
 	amxBF16                  // and tiles of bf16
@@ -54,7 +54,7 @@ var mnemonics = bundles(map[bundle]string{
 		VPSUBB VPSUBD VPXOR VROUNDPS VSHUFPS VSTMXCSR VSUBPS VXORPD VXORPS VZEROUPPER`,
 	avx512: `KMOVW VALIGND VEXTRACTF32X8 VEXTRACTF64X4 VMOVDQA32 VMOVDQU32 VMOVDQU64 VPANDD VPCOMPRESSD VPMOVDW VPORD VPTERNLOGD VPXORD
 		VRNDSCALEPS VSCALEFPS VSHUFF32X4`,
-	avx512VNNI: `VPDPBUSD`,
+	avx512VNNI: `VPDPBUSD VPDPWSSD`,
 	avx512BF16: `VDPBF16PS`,
 	amx:        `LDTILECFG TDPBSSD TILELOADD TILERELEASE TILESTORED TILEZERO`,
 	amxBF16:    `TDPBF16PS`,

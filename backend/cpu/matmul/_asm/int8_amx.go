@@ -53,10 +53,6 @@ type tileKernel struct {
 	panelB, panelsLeft, inPiece                                 Mem
 }
 
-// q3 and q6 are the formats whose blocks have two integer scales and no minimum.
-func (k *tileKernel) q3() bool { return k.lines == 3 }
-func (k *tileKernel) q6() bool { return k.lines == 6 }
-
 // terms is the number of products of a block.
 func (k *tileKernel) terms() int {
 	if k.q2() || k.q6() {

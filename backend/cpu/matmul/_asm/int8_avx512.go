@@ -77,9 +77,7 @@ func (z *zKernel) write() {
 
 func (z *zKernel) clear() {
 	for _, acc := range z.acc {
-		for _, a := range acc {
-			VPXORD(a, a, a)
-		}
+		zero(acc...)
 	}
 }
 
@@ -141,46 +139,54 @@ func (z *zKernel) block() {
 	for p := range z.panels {
 		d, m := z.scales(p)
 		for i, sum := range sums[p] {
-			z.accumulate(z.acc[p][i], sum, i, d, m)
+			z.add(z.acc[p][i], sum, i, d)
+			if z.min || z.k {
+				z.addMin(z.acc[p][i], i, m)
+			}
 		}
 		if z.q2() {
-			z.addMins(p, m)
+			z.addMins(z.acc[p], m, z.halfMin(p, 0), z.halfMin(p, 1))
 		}
 	}
 	z.w.advance(z.blockBytes())
 	z.act.advance(actBlock)
 }
 
-// accumulate adds the sum of a block and row i, scaled.
-func (z *zKernel) accumulate(acc, sum VecVirtual, i int, d, m VecVirtual) {
+// add adds the sum of a block and row i, scaled by d and the activations.
+func (z *zKernel) add(acc, sum VecVirtual, i int, d VecVirtual) {
 	t := ZMM()
-	VCVTDQ2PS(sum, sum)
 	VMULPS_BCST(z.act.at(i, actD), d, t)
 	VFMADD231PS(t, sum, acc)
-	switch {
-	case z.min:
-		VFMADD231PS_BCST(z.act.at(i, actDS), m, acc)
-	case z.k: // m is the minimum itself, to be subtracted
+}
+
+// addMin adds a float minimum times the activations' sum; Q4_K and Q5_K have the minimum itself, to be subtracted.
+func (z *zKernel) addMin(acc VecVirtual, i int, m VecVirtual) {
+	if z.k {
 		VFNMADD231PS_BCST(z.act.at(i, actDS), m, acc)
+	} else {
+		VFMADD231PS_BCST(z.act.at(i, actDS), m, acc)
 	}
 }
 
 // addMins adds the integer minima of a block's halves, times the activations' negated sums, scaled by m and the activations.
-func (z *zKernel) addMins(p int, m VecVirtual) {
-	mins := vectors(2, ZMM)
-	for h, v := range mins {
-		VPMOVZXBD(z.w.at(p, 64*z.lines+16*h), v)
-		VPSRLD(U8(4), v, v)
+// Both are below 2^15: VPDPWSSD multiplies the lower words of 32-bit lanes, as the minima's upper ones are zero.
+func (z *zKernel) addMins(acc []VecVirtual, m VecVirtual, mins ...VecVirtual) {
+	for i, a := range acc {
+		low := ZMM()
+		zero(low)
+		VPDPWSSD_BCST(z.act.at(i, actNeg0), mins[0], low)
+		VPDPWSSD_BCST(z.act.at(i, actNeg1), mins[1], low)
+		VCVTDQ2PS(low, low)
+		z.add(a, low, i, m)
 	}
-	for i, acc := range z.acc[p] {
-		first, last, factor := ZMM(), ZMM(), ZMM()
-		VPMULLD_BCST(z.act.at(i, actNeg0), mins[0], first)
-		VPMULLD_BCST(z.act.at(i, actNeg1), mins[1], last)
-		VPADDD(last, first, first)
-		VCVTDQ2PS(first, first)
-		VMULPS_BCST(z.act.at(i, actD), m, factor)
-		VFMADD231PS(factor, first, acc)
-	}
+}
+
+// halfMin loads the integer minimum of half a block.
+func (z *zKernel) halfMin(p, h int) VecVirtual {
+	mn := ZMM()
+	VPMOVZXBD(z.w.at(p, 64*z.lines+16*h), mn)
+	VPSRLD(U8(4), mn, mn)
+	return mn
 }
 
 // halfScale loads the integer scale of half a block.
@@ -196,25 +202,67 @@ func (z *zKernel) halfScale(p, h int) VecVirtual {
 	return sc
 }
 
-// dots is the exact integer product of a block with every row, its offset and (Q6_K) integer scales applied.
-func (z *zKernel) dots() [][]VecVirtual {
+// dots is the integer product of a block with every row, its offset and integer scales applied, as float32, which holds it:
+// it stays below 2^24.
+func (z *zKernel) dots() (sums [][]VecVirtual) {
 	if !z.halves() {
-		return z.partial(actNeg, 0, 8)
+		sums = z.partial(actNeg, 0, 8)
+		for _, rows := range sums {
+			toFloat(rows...)
+		}
+		return sums
 	}
-	var halves [2][][]VecVirtual
-	for h := range halves {
-		halves[h] = z.partial(actNeg0+4*h, 4*h, 4*h+4)
-		for p, sums := range halves[h] {
-			sc := z.halfScale(p, h)
-			for i, sum := range sums {
-				VPMULLD(sc, sum, sum)
-				if h == 1 {
-					VPADDD(halves[0][p][i], sum, sum)
-				}
-			}
+	first, sums := z.partial(actNeg0, 0, 4), z.partial(actNeg1, 4, 8)
+	for p := range sums {
+		sc := []VecVirtual{z.halfScale(p, 0), z.halfScale(p, 1)}
+		if z.q6() {
+			toFloat(sc...)
+			z.joinFloats(first[p], sums[p], sc)
+		} else {
+			z.joinWords(first[p], sums[p], sc)
 		}
 	}
-	return halves[1]
+	return sums
+}
+
+// zero does what avo knows to need no input: with VPXORD registers would count as used all the way before.
+func zero(v ...VecVirtual) {
+	for _, x := range v {
+		VXORPS(x, x, x)
+	}
+}
+
+func toFloat(sums ...VecVirtual) {
+	for _, s := range sums {
+		VCVTDQ2PS(s, s)
+	}
+}
+
+// joinFloats makes the sums of last halves those of both, times sc, all of it exact in float32.
+func (z *zKernel) joinFloats(first, last, sc []VecVirtual) {
+	toFloat(first...)
+	toFloat(last...)
+	for i, sum := range last {
+		VMULPS(sc[1], sum, sum)
+		VFMADD231PS(sc[0], first[i], sum)
+	}
+}
+
+// joinWords does the same with sums below 2^15, in two instructions instead of five: VPDPWSSD multiplies the lower words of
+// 32-bit lanes, if the scales' upper ones are zero.
+func (z *zKernel) joinWords(first, last, sc []VecVirtual) {
+	if !z.q2() {
+		words := broadcastZ(0xffff)
+		VPANDD(words, sc[0], sc[0])
+		VPANDD(words, sc[1], sc[1])
+	}
+	for i, sum := range last {
+		both := ZMM()
+		zero(both)
+		VPDPWSSD(sc[0], first[i], both)
+		VPDPWSSD(sc[1], sum, both)
+		VCVTDQ2PS(both, sum)
+	}
 }
 
 // partial multiplies vectors from to to-1 by every row, starting from the offset's compensation. Rows and panels are the
@@ -227,7 +275,7 @@ func (z *zKernel) partial(neg, from, to int) (sums [][]VecVirtual) {
 		for p := range sums {
 			switch {
 			case z.shift == 0:
-				VPXORD(sums[p][i], sums[p][i], sums[p][i])
+				zero(sums[p][i])
 			case p == 0:
 				VPSLLD_BCST(U8(z.shift), z.act.at(i, neg), sums[p][i])
 			default:

@@ -41,10 +41,14 @@ var formats = []format{
 }
 
 // halves reports whether columns 0-15 and 16-31 of a block have integer scales of their own.
-func (f format) halves() bool { return f.lines == 6 || f.q2() || f.lines == 3 }
+func (f format) halves() bool { return f.q2() || f.q3() || f.q6() }
 
 // q2 reports whether such scales share a byte with integer minima.
 func (f format) q2() bool { return f.lines == 2 }
+
+// q3 and q6 are the formats with such scales and no minimum.
+func (f format) q3() bool { return f.lines == 3 }
+func (f format) q6() bool { return f.lines == 6 }
 
 // signed reports whether the AVX2 kernels take weights as signed bytes: more than seven bits would saturate.
 func (f format) signed() bool { return f.max == 255 }
