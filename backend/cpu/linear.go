@@ -41,7 +41,7 @@ const (
 const ownRows = 4
 
 // Many rows are taken in blocks (Kernels.RowBlock) against pieces of at most maxPanels:
-// the block's activations (64 rows of 1,536 as int8: 196 KiB) and the piece's
+// the block's activations (96 rows of 1,536 as int8: 288 KiB) and the piece's
 // weights stay in the second-level cache while each is used against the other.
 const maxPanels = 16
 

@@ -11,6 +11,7 @@ import (
 )
 
 //go:generate sh -c "cd _asm && go run . -family int8amx -out ../int8_amx_amd64.s -stubs ../int8_amx_amd64.go -pkg matmul"
+//go:generate sh -c "cd _asm && go run . -family int8wide -out ../int8_wide_amd64.s -stubs ../int8_wide_amd64.go -pkg matmul"
 //go:generate sh -c "cd _asm && go run . -family int8avx512 -out ../int8_avx512_amd64.s -stubs ../int8_avx512_amd64.go -pkg matmul"
 //go:generate sh -c "cd _asm && go run . -family int8avx2 -out ../int8_avx2_amd64.s -stubs ../int8_avx2_amd64.go -pkg matmul"
 //go:generate sh -c "cd _asm && go run . -family float -out ../float_amd64.s -stubs ../float_amd64.go -pkg matmul"
@@ -57,7 +58,7 @@ var amx = sync.OnceValue(func() (set struct {
 		return set
 	}
 	k := *avx512()
-	k.ISA, k.squares = AMX, amxSquares
+	k.ISA, k.squares = AMX, []map[tensor.DType]squares{amxSquares, wideSquares}
 	if cpuinfo.AMXBF16 && blocksAgree(amxBlocks) {
 		k.blocks = amxBlocks
 	} else if cpuinfo.AMXBF16 {
@@ -73,9 +74,21 @@ func whyNoBlocks() error { return amx().refusedBlocks }
 var amxBlocks = &blockKernels{wide: bf16x32x32AMX, narrow: bf16x32x16AMX, few: bf16x16x16AMX, piece: blockPiece}
 
 var amxSquares = map[tensor.DType]squares{
-	tensor.Q4_0: int8Q40AMX, tensor.Q4_1: int8Q41AMX, tensor.Q5_0: int8Q50AMX, tensor.Q5_1: int8Q51AMX, tensor.Q8_0: int8Q80AMX,
-	tensor.Q4_K: int8Q4KAMX, tensor.Q5_K: int8Q5KAMX, tensor.Q6_K: int8Q6KAMX, tensor.Q2_K: int8Q2KAMX, tensor.Q3_K: int8Q3KAMX,
-	tensor.IQ4_NL: int8IQ4NLAMX, tensor.MXFP4: int8MXFP4AMX,
+	tensor.Q4_0: {16, 1, 32, int8Q40AMX}, tensor.Q4_1: {16, 1, 32, int8Q41AMX}, tensor.Q5_0: {16, 1, 32, int8Q50AMX},
+	tensor.Q5_1: {16, 1, 32, int8Q51AMX}, tensor.Q8_0: {16, 1, 32, int8Q80AMX}, tensor.Q4_K: {16, 1, 32, int8Q4KAMX},
+	tensor.Q5_K: {16, 1, 32, int8Q5KAMX}, tensor.Q3_K: {16, 1, 32, int8Q3KAMX},
+	tensor.IQ4_NL: {16, 1, 32, int8IQ4NLAMX}, tensor.MXFP4: {16, 1, 32, int8MXFP4AMX},
+}
+
+// wideSquares unpack once for all rows what the tiles unpack for every six. The less there is to unpack, the more rows it takes
+// to pay.
+var wideSquares = map[tensor.DType]squares{
+	tensor.Q4_0: {6, 2, 48, int8Q40WideAVX512}, tensor.Q4_1: {6, 2, 48, int8Q41WideAVX512},
+	tensor.Q5_0: {6, 2, 24, int8Q50WideAVX512}, tensor.Q5_1: {6, 2, 24, int8Q51WideAVX512},
+	tensor.Q4_K: {6, 2, 24, int8Q4KWideAVX512}, tensor.Q5_K: {6, 2, 24, int8Q5KWideAVX512},
+	tensor.Q6_K: {4, 2, 12, int8Q6KWideAVX512}, tensor.Q2_K: {6, 2, 12, int8Q2KWideAVX512},
+	tensor.Q3_K: {6, 2, 12, int8Q3KWideAVX512}, tensor.IQ4_NL: {6, 2, 24, int8IQ4NLWideAVX512},
+	tensor.MXFP4: {6, 2, 24, int8MXFP4WideAVX512},
 }
 
 var avx512BF16 = []tile{
@@ -178,6 +191,7 @@ var avx512Kernels = &Kernels{
 			{2, 2, floatBF16x2x2AVX512}, {2, 1, floatBF16x2x1AVX512}, {1, 2, floatBF16x1x2AVX512}, {1, 1, floatBF16x1x1AVX512},
 		},
 	},
+	squares:    []map[tensor.DType]squares{wideSquares},
 	dequantize: dequantizeAVX2,
 	quantize:   quantizeAVX2,
 	round:      roundAVX2,

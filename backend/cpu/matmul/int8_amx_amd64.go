@@ -25,12 +25,6 @@ func int8Q4KAMX(out *float32, outStride int, w *byte, panelBytes int, panels int
 // int8Q5KAMX multiplies rows of x, a multiple of 16, by panels of 16 weight rows.
 func int8Q5KAMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
 
-// int8Q6KAMX multiplies rows of x, a multiple of 16, by panels of 16 weight rows.
-func int8Q6KAMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-
-// int8Q2KAMX multiplies rows of x, a multiple of 16, by panels of 16 weight rows.
-func int8Q2KAMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
-
 // int8Q3KAMX multiplies rows of x, a multiple of 16, by panels of 16 weight rows.
 func int8Q3KAMX(out *float32, outStride int, w *byte, panelBytes int, panels int, steps int, x *byte, xStride int, rows int, piece int)
 

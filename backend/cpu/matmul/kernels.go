@@ -54,10 +54,10 @@ func Supported() []ISA {
 type Kernels struct {
 	ISA ISA
 
-	tiles      map[tensor.DType][]tile  // for int8 activations of integer formats, float32 activations of the others
-	bf16       []tile                   // for BF16 weights and activations
-	squares    map[tensor.DType]squares // for int8 activations of many rows; may be nil
-	blocks     *blockKernels            // in place of bf16, in another order; may be nil
+	tiles      map[tensor.DType][]tile    // for int8 activations of integer formats, float32 activations of the others
+	bf16       []tile                     // for BF16 weights and activations
+	squares    []map[tensor.DType]squares // for int8 activations of many rows, tried in turn
+	blocks     *blockKernels              // in place of bf16, in another order; may be nil
 	dequantize map[tensor.DType]dequantFunc
 	quantize   func(dst *byte, x *float32, blocks int)
 	round      func(dst *byte, x *float32, chunks int) // 16 values of float32 to bf16 each
@@ -98,10 +98,14 @@ var genericKernels = &Kernels{ISA: Generic}
 // cache; and Go, which cannot stop assembly, waits for no more than some tens of microseconds.
 const chunkBytes = 256 << 10
 
-// RowBlock is how many rows are best taken together against the same weights, when there are more.
+// RowBlock is how many rows are best taken together against the same weights, when there are more: whole steps of all
+// squares there are, and with float weights no more than fit the second-level cache.
 func (k *Kernels) RowBlock() int {
-	if k.squares != nil {
+	switch k.ISA {
+	case AMX:
 		return rowsPerCall
+	case AVX512VNNI:
+		return 96
 	}
 	return 64
 }
@@ -150,11 +154,9 @@ func (k *Kernels) MulInt8(out []float32, outStride int, w *Packed, panel0, panel
 		return
 	}
 	weights := w.data[panel0*w.panelBytes : (panel0+panels)*w.panelBytes]
-	if k.squares != nil {
-		done := k.mulSquares(out, outStride, w, weights, act, m)
-		if done == m {
-			return
-		}
+	if done := k.mulSquares(out, outStride, w, weights, act, m); done == m {
+		return
+	} else if done > 0 {
 		out, act, m = out[done*outStride:], act[done*actStride:], m-done
 	}
 	run(k.tiles[w.DType], out, outStride, weights, w.panelBytes, w.groups(), act, actStride, m)

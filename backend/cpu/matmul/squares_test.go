@@ -23,7 +23,7 @@ func withSquares(t *testing.T, f func(t *testing.T, k *Kernels)) {
 	}
 }
 
-// TestSquaresMatchOracle: rows around the edges of squares and calls, columns in one piece, in equal ones and with a
+// TestSquaresMatchOracle: rows around the edges of steps and calls, columns in one piece, in equal ones and with a
 // shorter last one, panels in full and partial groups.
 func TestSquaresMatchOracle(t *testing.T) {
 	const most = rowsPerCall + 37
@@ -39,7 +39,7 @@ func TestSquaresMatchOracle(t *testing.T) {
 				}
 				for _, n := range cols {
 					fx := newFixture(t, uint64(n), dt, 83, n, most, ordinary)
-					for _, m := range []int{31, 32, 33, 47, 48, 63, 64, 80, 128, 129, 159, most} {
+					for _, m := range []int{12, 13, 14, 15, 16, 17, 23, 31, 32, 33, 47, 48, 63, 64, 80, 128, 129, 159, most} {
 						fx.check(t, k, withInt8, 0, m, 0, fx.packed.Panels())
 						fx.check(t, k, withInt8, most-m, m, 1, 3)
 					}
@@ -73,20 +73,42 @@ func TestSquaresInCalls(t *testing.T) {
 	})
 }
 
-// TestSquaresAreUsed: many rows reach these kernels, all but the few that fill no square, in calls that are not too long.
+// TestSquaresAreUsed: many rows reach these kernels, all but the few that fill none, in calls that are not too long and of
+// multiples of what they take; a second kernel is for what the first leaves, the tiles for the panels that no kernel takes.
 func TestSquaresAreUsed(t *testing.T) {
-	const most = 2*rowsPerCall + 35
-	fx, k, pairs := newFixture(t, 1, tensor.Q8_0, 32, 64, most, ordinary), *genericKernels, 0
-	k.squares = map[tensor.DType]squares{tensor.Q8_0: func(_ *float32, _ int, _ *byte, _, panels, _ int, _ *byte, _, rows, _ int) {
-		pairs += rows * panels
-	}}
-	out := make([]float32, most*32)
-	for m, want := range map[int]int{1: 0, 16: 0, 31: 0, 32: 32, 47: 32, 48: 48, 128: 128, 143: 128, 144: 144, most: most - 3} {
-		pairs = 0
-		done := k.mulSquares(out, 32, fx.packed, fx.packed.data, fx.act, m)
-		if done != want || pairs != 2*want {
-			t.Errorf("%d rows: %d done, %d multiplied with two panels, want %d", m, done, pairs, want)
+	const most, cols, weightRows = 2*rowsPerCall + 35, 64, 3 * PanelRows
+	fx, k := newFixture(t, 1, tensor.Q8_0, weightRows, cols, most, ordinary), *genericKernels
+	pairs, rest := [2]int{}, 0
+	kernel := func(i, multiple, panelMultiple, least int) squares {
+		return squares{multiple, panelMultiple, least, func(_ *float32, _ int, _ *byte, _, panels, _ int, _ *byte, _, rows, _ int) {
+			if rows%multiple != 0 || panels%panelMultiple != 0 || rows > rowsPerCall {
+				t.Errorf("kernel %d: a call of %d rows and %d panels", i, rows, panels)
+			}
+			pairs[i] += rows * panels
+		}}
+	}
+	k.squares = []map[tensor.DType]squares{{tensor.Q8_0: kernel(0, 16, 1, 32)}, {tensor.Q8_0: kernel(1, 6, 2, 12)}}
+	k.tiles = map[tensor.DType][]tile{tensor.Q8_0: {{1, 1, func(_ *float32, _ int, _ *byte, _, panels, _ int, _ *byte, _ int) {
+		rest += panels
+	}}}}
+	out := make([]float32, most*weightRows)
+	for m, want := range map[int][2]int{1: {}, 11: {}, 12: {0, 12}, 17: {0, 12}, 18: {0, 18}, 31: {0, 30}, 32: {32, 0}, 43: {32, 0},
+		44: {32, 12}, 48: {48, 0}, 128: {128, 0}, 143: {128, 12}, 144: {144, 0}, most: {most - 3, 0}} {
+		pairs, rest = [2]int{}, 0
+		done := k.mulSquares(out, weightRows, fx.packed, fx.packed.data, fx.act, m)
+		if done != want[0]+want[1] || pairs != [2]int{3 * want[0], 2 * want[1]} || rest != want[1] {
+			t.Errorf("%d rows: %d done, %v multiplied with three and two panels, %d with the last, want %v", m, done, pairs, rest, want)
 		}
+	}
+	const wide = 8192 // of which one panel is a call
+	w, err := New(tensor.Q8_0, weightRows, wide, make([]byte, weightRows*wide/32*34))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pairs, rest = [2]int{}, 0
+	k.squares = k.squares[1:]
+	if done := k.mulSquares(out, weightRows, w, w.data, make([]byte, 66*ActBytes(wide)), 66); done != 66 || pairs[1] != 2*66 || rest != 66 {
+		t.Errorf("66 rows of %d: %d done, %v multiplied, %d with the last panel", wide, done, pairs, rest)
 	}
 	for _, c := range [][3]int{{32, 128, 192}, {576, 128, 10}, {3072, 128, 2}, {3104, 64, 2}, {8192, 64, 1}, {16384, 32, 1},
 		{32768, 16, 1}, {1 << 20, 16, 1}} {
@@ -113,8 +135,10 @@ func TestPieces(t *testing.T) {
 // TestSquaresSelfTest: kernels that confuse signs, saturate, ignore a piece or add in another order are refused.
 func TestSquaresSelfTest(t *testing.T) {
 	withSquares(t, func(t *testing.T, k *Kernels) {
-		if !squaresAgree(k.squares[tensor.Q8_0]) {
-			t.Error("its own kernel is refused")
+		for _, set := range k.squares {
+			if s, ok := set[tensor.Q8_0]; ok && !squaresAgree(s) {
+				t.Error("its own kernel is refused")
+			}
 		}
 	})
 	for name, c := range map[string]struct {
@@ -145,7 +169,7 @@ func TestSquaresSelfTest(t *testing.T) {
 				}
 			}
 		}
-		if got := squaresAgree(mul); got != c.want {
+		if got := squaresAgree(squares{run: mul}); got != c.want {
 			t.Errorf("%s: agrees %v, want %v", name, got, c.want)
 		}
 	}

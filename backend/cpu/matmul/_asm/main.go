@@ -79,8 +79,8 @@ const (
 )
 
 func main() {
-	family := flag.String("family", "", "int8amx, int8avx512, int8avx2, float, bf16, bf16amx or convert")
-	families := map[string]func(){"int8amx": int8AMX, "int8avx512": int8AVX512, "int8avx2": int8AVX2, "float": float, "bf16": bf16, "bf16amx": bf16AMX, "convert": convert}
+	family := flag.String("family", "", "int8amx, int8wide, int8avx512, int8avx2, float, bf16, bf16amx or convert")
+	families := map[string]func(){"int8amx": int8AMX, "int8wide": int8Wide, "int8avx512": int8AVX512, "int8avx2": int8AVX2, "float": float, "bf16": bf16, "bf16amx": bf16AMX, "convert": convert}
 	flag.Parse()
 	generate := families[*family]
 	if generate == nil {
@@ -176,6 +176,8 @@ func copyOf(r GPVirtual) GPVirtual {
 type stream struct {
 	w     []GPVirtual // by panel
 	ahead GPVirtual   // what is asked for now, with several panels
+
+	cached bool // no need to ask for anything
 }
 
 // newStream reads panels at a time, from the parameter w on.
@@ -224,6 +226,9 @@ func (s *stream) prefetch(n int) { s.prefetchPart(n, 0, 1) }
 
 // prefetchPart is part number part of so many of prefetch.
 func (s *stream) prefetchPart(n, part, parts int) {
+	if s.cached {
+		return
+	}
 	lines := (n*len(s.w) + 63) / 64
 	for at := 64 * (lines * part / parts); at < 64*(lines*(part+1)/parts); at += 64 {
 		if s.ahead == nil {
