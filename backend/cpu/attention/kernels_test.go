@@ -81,3 +81,24 @@ func softmaxOf(k *Kernel, start *page, from, n, rows int) (page, []float32) {
 	k.softmax(states, &p, from, n, 0, rows)
 	return p, states
 }
+
+// TestMovedIsOneForAll: no count depends on how many rows a pass takes, in which instruction sets differ; tiled attention
+// moves no scores.
+func TestMovedIsOneForAll(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 13))
+	s := newSequence(r, Layout{1, 16, 16, tensor.F32}, 100)
+	q := s.query(r, 100, 3, 0)
+	for _, q.Full = range []bool{false, true} {
+		var want Moved
+		for i, k := range kernels(t, s.layout) {
+			var scratch Scratch
+			k.Attend(make([]float32, 100*q.Stride), q.Stride, s.pool, q, &scratch)
+			if i == 0 {
+				want = scratch.Moved
+			}
+			if scratch.Moved != want || want.Total() == 0 || q.Full == (want.Scores == 0) {
+				t.Errorf("%v, full %v: moved %+v, the scalar kernel %+v", k.level, q.Full, scratch.Moved, want)
+			}
+		}
+	}
+}

@@ -57,7 +57,7 @@ func (k *Kernel) full(states []float32, pool []byte, q *Query, s *Scratch) {
 				p := pass{k, q, &pages[(part-first)*count+i], &kv[part-first], k.queries(s, a), part, a, b, of[a*n : b*n]}
 				if seen := p.seen(); !seen.empty() {
 					f(&p, seen)
-					s.Moved.Scores += times * int64((b-a)*(seen.to-seen.from)*Tile)
+					s.Moved.Scores += times * p.scoresSeen()
 				}
 				i++
 			})
@@ -204,6 +204,15 @@ func (p *pass) softmaxes(seen tiles) {
 		p.weigh(a, b, seen)
 		a = b
 	}
+}
+
+// scoresSeen counts the scores of the tiles that each row itself sees: how rows are cut into passes differs between processors.
+func (p *pass) scoresSeen() (n int64) {
+	for r := p.a; r < p.b; r++ {
+		t := p.q.rowTiles(r/p.q.Group, p.part)
+		n += int64(max(0, t.to-t.from) * Tile)
+	}
+	return n
 }
 
 // weightValues adds p·V, whose order is by position: to the rows of a position
