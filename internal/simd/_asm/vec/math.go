@@ -39,21 +39,7 @@ func (s *ISA) Exp(x V) V {
 	s.Op(VMOVUPS, s.Const(expMax), t)
 	s.Op(VMINPS, x, t, t) // a NaN in x is returned
 	s.Op(VMULPS, s.Const(log2E), t, n)
-	if s.Wide {
-		s.Op(VRNDSCALEPS, operand.U8(8), n, n)
-	} else {
-		s.Op(VROUNDPS, operand.U8(8), n, n)
-	}
-	r := t
-	s.Op(VFNMADD231PS, s.Const(ln2Hi), n, r)
-	s.Op(VFNMADD231PS, s.Const(ln2Lo), n, r)
-	s.Op(VMOVUPS, s.Const(c7), p)
-	for _, c := range []float32{c6, c5, c4, c3, c2} {
-		s.Op(VFMADD213PS, s.Const(c), r, p)
-	}
-	s.Op(VMULPS, r, r, rr)
-	s.Op(VFMADD213PS, r, rr, p)
-	s.Op(VADDPS, s.Const(1), p, p)
+	s.powers([]V{t}, []V{n}, []V{p}, []V{rr})
 	s.Op(VCVTPS2DQ, n, n)
 	s.Op(VPSLLD, operand.U8(23), n, n)
 	s.Op(VPADDD, n, p, p)
@@ -112,15 +98,39 @@ func (s *ISA) Reduce(packed func(...operand.Op), v V) reg.VecVirtual {
 	return x.(reg.VecVirtual)
 }
 
+func eachOf(x []V, step func(i int)) {
+	for i := range x {
+		step(i)
+	}
+}
+
+// powers is the middle of Exp, a step of each x after the other: n, on entry x·log2(e), is rounded, x becomes what is left of
+// it, and p is e to the power of that.
+func (s *ISA) powers(x, n, p, rr []V) {
+	each := func(step func(i int)) { eachOf(x, step) }
+	each(func(i int) {
+		if s.Wide {
+			s.Op(VRNDSCALEPS, operand.U8(8), n[i], n[i])
+		} else {
+			s.Op(VROUNDPS, operand.U8(8), n[i], n[i])
+		}
+	})
+	each(func(i int) { s.Op(VFNMADD231PS, s.Const(ln2Hi), n[i], x[i]) })
+	each(func(i int) { s.Op(VFNMADD231PS, s.Const(ln2Lo), n[i], x[i]) })
+	each(func(i int) { s.Op(VMOVUPS, s.Const(c7), p[i]) })
+	for _, c := range []float32{c6, c5, c4, c3, c2} {
+		each(func(i int) { s.Op(VFMADD213PS, s.Const(c), x[i], p[i]) })
+	}
+	each(func(i int) { s.Op(VMULPS, x[i], x[i], rr[i]) })
+	each(func(i int) { s.Op(VFMADD213PS, x[i], rr[i], p[i]) })
+	each(func(i int) { s.Op(VADDPS, s.Const(1), p[i], p[i]) })
+}
+
 // Falls is Exp of several x that are all 0, below or NaN, a step of each after
 // the other: their latencies hide each other. Destroys x.
 func (s *ISA) Falls(x ...V) []V {
-	n, p, keep, kept := make([]V, len(x)), make([]V, len(x)), make([]V, len(x)), make([]reg.OpmaskVirtual, len(x))
-	each := func(step func(i int)) {
-		for i := range x {
-			step(i)
-		}
-	}
+	n, p, rr, keep, kept := make([]V, len(x)), make([]V, len(x)), make([]V, len(x)), make([]V, len(x)), make([]reg.OpmaskVirtual, len(x))
+	each := func(step func(i int)) { eachOf(x, step) }
 	each(func(i int) {
 		if s.Wide {
 			kept[i] = K()
@@ -131,23 +141,13 @@ func (s *ISA) Falls(x ...V) []V {
 		s.Op(VCMPPS, NLT, s.Const(expMin), x[i], keep[i])
 	})
 	each(func(i int) { n[i] = s.New(); s.Op(VMULPS, s.Const(log2E), x[i], n[i]) })
-	each(func(i int) {
-		if s.Wide {
-			s.Op(VRNDSCALEPS, operand.U8(8), n[i], n[i])
-		} else {
-			s.Op(VROUNDPS, operand.U8(8), n[i], n[i])
-		}
-	})
-	each(func(i int) { s.Op(VFNMADD231PS, s.Const(ln2Hi), n[i], x[i]) })
-	each(func(i int) { s.Op(VFNMADD231PS, s.Const(ln2Lo), n[i], x[i]) })
-	each(func(i int) { p[i] = s.New(); s.Op(VMOVUPS, s.Const(c7), p[i]) })
-	for _, c := range []float32{c6, c5, c4, c3, c2} {
-		each(func(i int) { s.Op(VFMADD213PS, s.Const(c), x[i], p[i]) })
+	for i := range x {
+		p[i] = s.New()
 	}
-	rr := make([]V, len(x))
-	each(func(i int) { rr[i] = s.New(); s.Op(VMULPS, x[i], x[i], rr[i]) })
-	each(func(i int) { s.Op(VFMADD213PS, x[i], rr[i], p[i]) })
-	each(func(i int) { s.Op(VADDPS, s.Const(1), p[i], p[i]) })
+	for i := range x {
+		rr[i] = s.New()
+	}
+	s.powers(x, n, p, rr)
 	if s.Wide { // p·2ⁿ is never subnormal: x ≥ -87
 		each(func(i int) { VSCALEFPS_Z(n[i][0], p[i][0], kept[i], p[i][0]) })
 		return p
