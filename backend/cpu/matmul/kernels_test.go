@@ -62,6 +62,34 @@ func TestTiles(t *testing.T) {
 	}
 }
 
+// TestRowsAreCut: a number of rows that has a kernel is one pass over the weights; others are passes of the first kind and
+// what is left, or two equal ones.
+func TestRowsAreCut(t *testing.T) {
+	vnni := []tile{{rows: 6, panels: 2}, {rows: 6, panels: 1}, {rows: 8, panels: 1}, {rows: 7, panels: 1}, {rows: 5, panels: 1}, {rows: 4, panels: 2},
+		{rows: 4, panels: 1}, {rows: 3, panels: 1}, {rows: 2, panels: 1}, {rows: 1, panels: 1}}
+	avx2 := []tile{{rows: 4, panels: 1}, {rows: 3, panels: 1}, {rows: 2, panels: 1}, {rows: 1, panels: 1}}
+	for _, c := range []struct {
+		tiles []tile
+		rows  int
+		want  []int
+	}{
+		{vnni, 1, []int{1}}, {vnni, 3, []int{3}}, {vnni, 5, []int{5}}, {vnni, 7, []int{7}}, {vnni, 8, []int{8}},
+		{vnni, 9, []int{6, 3}}, {vnni, 10, []int{5, 5}}, {vnni, 14, []int{6, 8}}, {vnni, 20, []int{6, 6, 8}},
+		{avx2, 3, []int{3}}, {avx2, 5, []int{4, 1}}, {avx2, 6, []int{3, 3}}, {avx2, 8, []int{4, 4}}, {avx2, 11, []int{4, 4, 3}},
+	} {
+		var got []int
+		for left := c.rows; left > 0; left -= got[len(got)-1] {
+			got = append(got, fitting(c.tiles, left)[0].rows)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%d rows are cut into %v, want %v", c.rows, got, c.want)
+		}
+	}
+	if first := fitting(vnni, 4)[0]; first.panels != 2 {
+		t.Errorf("four rows take %d panels first, want two", first.panels)
+	}
+}
+
 // TestMisusePanics: lengths are checked before any assembly runs.
 func TestMisusePanics(t *testing.T) {
 	k, q, f := Best(), newFixture(t, 1, tensor.Q8_0, 32, 64, 2, ordinary), newFixture(t, 1, tensor.F16, 32, 64, 2, ordinary)
